@@ -1,0 +1,294 @@
+"""The one checkpoint format: save, verify, load, list, prune.
+
+ckpt-<step>/                step = completed optimizer updates
+    checkpoint.json         what it is, with size and SHA-256 of every other file; written last
+    model.safetensors       trained weights and buffers, or adapter_*.{json,safetensors} for an adapter
+    ema.safetensors         where EMA is on
+    training_state.json     } with these two it resumes in full;
+    accelerator_state/      } without them, by weights only
+    eval.json, grid.png     made by hooks; may be absent, and are not part of what is verified
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlkit.errors import CheckpointError, MlkitError, listing
+from mlkit.files import atomic_folder, read_json, write_text
+from mlkit.task import SavesAdapter
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FORMAT_VERSION = 1
+_OPTIMIZER = "accelerator_state/optimizer.bin"
+_STATE = "training_state.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint folder whose checkpoint.json was read; `verify` says whether its files are whole."""
+
+    folder: Path
+    info: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.info["step"])
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it can be resumed exactly, not by weights only."""
+        return _STATE in self.info["files"] and _OPTIMIZER in self.info["files"]
+
+
+# ---- write ---------------------------------------------------------------------------------------------------
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return what a checkpoint holds of a model: parameters with `requires_grad`, and persistent buffers."""
+    frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
+    return {name: value.detach() for name, value in model.state_dict().items() if name not in frozen}
+
+
+def save_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    *,
+    info: Mapping[str, Any],
+    ema: Mapping[str, Tensor] | None = None,
+    optimizer: Mapping[str, Any] | None = None,
+    training_state: Mapping[str, Any] | None = None,
+    reports: Mapping[str, str] | None = None,
+) -> Checkpoint:
+    """Write a checkpoint beside its final place, publish it with one rename, and verify it there.
+
+    Args:
+        folder: its final place; an older folder of that name is replaced only by the finished new one.
+        model: the network, not wrapped.
+        info: what checkpoint.json says besides the files: step, task, settings, data, preprocessing.
+        ema: averaged weights by parameter name.
+        optimizer: state of optimizer (and scaler): tensors, numbers and containers only.
+        training_state: counters, as JSON.
+        reports: further text files by name, such as eval.json; not verified later.
+
+    Raises:
+        MlkitError: when it cannot be written, or what is on the disk differs from what was meant.
+    """
+    import torch
+    from safetensors.torch import save as to_safetensors
+
+    with atomic_folder(folder, replace=True) as partial:
+        meant: dict[str, dict[str, Any]] = {}
+
+        def put(name: str, content: bytes) -> None:
+            path = partial / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+            meant[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+        if isinstance(model, SavesAdapter):
+            model.save_adapter(partial)
+            for path in sorted(partial.iterdir()):
+                content = path.read_bytes()
+                meant[path.name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        else:
+            # Contiguous copies: safetensors refuses channels-last strides, and two names of one tensor.
+            put("model.safetensors", to_safetensors({k: v.cpu().contiguous() for k, v in trained_state(model).items()}))
+        if ema:
+            put("ema.safetensors", to_safetensors({name: value.cpu().contiguous() for name, value in ema.items()}))
+        if optimizer is not None:
+            buffer = io.BytesIO()
+            torch.save(dict(optimizer), buffer)
+            put(_OPTIMIZER, buffer.getvalue())
+        if training_state is not None:
+            put(_STATE, (json.dumps(training_state, indent=2, allow_nan=False) + "\n").encode())
+        for name, text in (reports or {}).items():
+            (partial / name).write_text(text, encoding="utf-8")
+        about = {"format_version": FORMAT_VERSION, **info, "files": meant}
+        (partial / "checkpoint.json").write_text(json.dumps(about, indent=2, allow_nan=False) + "\n")
+    return open_checkpoint(folder)
+
+
+# ---- read ----------------------------------------------------------------------------------------------------
+
+
+def open_checkpoint(folder: Path, *, verify: bool = True) -> Checkpoint:
+    """Return the checkpoint in `folder`.
+
+    Raises:
+        CheckpointError: when it is absent, newer than this mlkit, or (with `verify`) a file is missing, truncated
+            or changed, naming each.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"checkpoint {folder} does not exist")
+    try:
+        info = read_json(folder / "checkpoint.json", "checkpoint", FORMAT_VERSION)
+    except MlkitError as error:
+        raise CheckpointError(*error.problems) from error
+    checkpoint = Checkpoint(folder, info)
+    if verify:
+        problems = damages(checkpoint)
+        if problems:
+            raise CheckpointError(*(f"checkpoint {folder}: {problem}" for problem in problems))
+    return checkpoint
+
+
+def damages(checkpoint: Checkpoint) -> list[str]:
+    """Return what is wrong with a checkpoint's files, one sentence a file; empty when it is whole."""
+    problems = []
+    for name, meant in checkpoint.info["files"].items():
+        path = checkpoint.folder / name
+        try:
+            size = path.stat().st_size
+            if size != meant["bytes"]:
+                problems.append(f"{name} is truncated or grown: {size} bytes instead of {meant['bytes']}")
+                continue
+            with path.open("rb") as handle:
+                digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        except FileNotFoundError:
+            problems.append(f"{name} is missing")
+            continue
+        except OSError as error:
+            problems.append(f"{name} cannot be read: {error.strerror}")
+            continue
+        if digest != meant["sha256"]:
+            problems.append(f"{name} has changed: sha256 {digest[:12]} instead of {meant['sha256'][:12]}")
+    return problems
+
+
+def load_weights(model: nn.Module, checkpoint: Checkpoint, *, averaged: bool) -> None:
+    """Load weights in place, so that an optimizer keeps its parameters.
+
+    Args:
+        model: the network, not wrapped.
+        checkpoint: where from.
+        averaged: take the EMA weights where there are some.
+
+    Raises:
+        CheckpointError: for any name or shape that is missing, left over or different.
+    """
+    if isinstance(model, SavesAdapter):
+        model.load_adapter(checkpoint.folder)
+    else:
+        _copy_in(trained_state(model), read_tensors(checkpoint.folder / "model.safetensors"), checkpoint.folder)
+    if averaged and "ema.safetensors" in checkpoint.info["files"]:
+        trained = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+        _copy_in(trained, read_tensors(checkpoint.folder / "ema.safetensors"), checkpoint.folder)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file; raises CheckpointError when it cannot be read."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"weights {path} cannot be read: {error}") from error
+
+
+def read_training_state(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return (training_state.json, optimizer and scaler states); nothing but tensors and plain values is unpickled."""
+    import torch
+
+    state = json.loads((checkpoint.folder / _STATE).read_text())
+    optimizer = torch.load(checkpoint.folder / _OPTIMIZER, map_location="cpu", weights_only=True)
+    return state, optimizer
+
+
+def _copy_in(into: Mapping[str, Tensor], values: Mapping[str, Tensor], folder: Path) -> None:
+    import torch
+
+    missing = [name for name in into if name not in values]
+    left_over = [name for name in values if name not in into]
+    reshaped = [
+        f"{name} {tuple(values[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in into.items()
+        if name in values and values[name].shape != value.shape
+    ]
+    problems = [
+        f"{label}: {listing(names, 4)}"
+        for label, names in (("missing", missing), ("not in this model", left_over), ("other shapes", reshaped))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"the weights in {folder} are of another model; {'; '.join(problems)}")
+    with torch.no_grad():
+        for name, value in into.items():
+            value.copy_(values[name])
+
+
+# ---- a run's checkpoints -------------------------------------------------------------------------------------
+
+
+def step_of(folder: Path) -> int | None:
+    """Return the step in a checkpoint folder's name, or None for another name."""
+    prefix, _, number = folder.name.partition("-")
+    return int(number) if prefix == "ckpt" and number.isdigit() else None
+
+
+def checkpoint_folders(run_dir: Path) -> list[Path]:
+    """Return a run's checkpoint folders, oldest first; nothing is opened."""
+    found = [(step, path) for path in run_dir.glob("ckpt-*") if (step := step_of(path)) is not None]
+    return [path for _, path in sorted(found)]
+
+
+def newest_good(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest checkpoint that verifies, and a sentence for each newer one that was skipped."""
+    skipped: list[str] = []
+    for folder in reversed(checkpoint_folders(run_dir)):
+        try:
+            return open_checkpoint(folder), skipped
+        except CheckpointError as error:
+            skipped += error.problems
+    return None, skipped
+
+
+def write_pointer(run_dir: Path, name: str, checkpoint: Path) -> None:
+    """Let `best` or `last` name a checkpoint: a small file, since links do not work on every file system."""
+    write_text(run_dir / name, checkpoint.name + "\n")
+
+
+def prune(
+    run_dir: Path,
+    *,
+    keep_last: int,
+    keep_best: int,
+    keep_every: int | None,
+    score: Callable[[Path], float | None],
+    protect: Sequence[Path] = (),
+) -> list[Path]:
+    """Remove the checkpoints that no rule keeps; call it only after the newest one verified.
+
+    Args:
+        run_dir: the run.
+        keep_last: newest to keep.
+        keep_best: best to keep.
+        keep_every: keep steps that are multiples of this.
+        score: a checkpoint's figure, higher is better; None when it has none.
+        protect: checkpoints that stay in any case.
+
+    Returns:
+        what was removed.
+    """
+    folders = checkpoint_folders(run_dir)
+    kept = set(folders[-keep_last:]) | set(protect)
+    scored = [(value, -(step_of(path) or 0), path) for path in folders if (value := score(path)) is not None]
+    kept |= {path for _, _, path in sorted(scored, reverse=True)[:keep_best]}
+    if keep_every is not None:
+        kept |= {path for path in folders if (step_of(path) or 0) % keep_every == 0}
+    removed = [path for path in folders if path not in kept]
+    for path in removed:
+        # Rename first: a half-removed folder must not look like a checkpoint.
+        doomed = path.with_name(f".partial-pruned-{path.name}")
+        path.replace(doomed)
+        shutil.rmtree(doomed)
+    return removed

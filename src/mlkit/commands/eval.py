@@ -1,0 +1,55 @@
+"""`mlkit eval grid`: pictures of any checkpoint, or of all that were kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlkit.commands import complete
+
+
+def grid(
+    path: Annotated[
+        Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run or a checkpoint.", autocompletion=complete.runs)
+    ],
+    ids: Annotated[str | None, typer.Option(help="Validation samples to show, by commas.")] = None,
+    images_dir: Annotated[Path | None, typer.Option(help="Show your own images instead.")] = None,
+    upscale: Annotated[int, typer.Option(min=1, help="Enlarge your images so many times first.")] = 1,
+    fit_multiple: Annotated[int, typer.Option(min=1, help="Crop your images to multiples of it.")] = 1,
+    checkpoints: Annotated[str, typer.Option(help="'all': a time line of every kept checkpoint.")] = "one",
+    images: Annotated[int, typer.Option(min=1, help="How many images, without --ids.")] = 4,
+    data: Annotated[Path | None, typer.Option(help="Where the dataset lies now, if it was moved.")] = None,
+    out: Annotated[Path | None, typer.Option(help="PNG to write.  [default: beside the checkpoint]")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Draw a comparison grid: original, reconstruction, difference, with the scores under each.
+
+    Examples:
+
+        mlkit eval grid runs/residual_v1_c16
+
+        mlkit eval grid residual_v1_c16 --checkpoints all --out timeline.png
+
+        mlkit eval grid runs/baseline_c16/ckpt-500 --images-dir scenes/
+    """
+    from mlkit.commands.gridding import GridRequest, draw_grid
+    from mlkit.errors import MlkitError
+
+    if checkpoints not in ("one", "all"):
+        raise MlkitError(f"--checkpoints {checkpoints} is neither 'one' nor 'all'")
+    draw_grid(
+        GridRequest(
+            path=path,
+            ids=tuple(ids.split(",")) if ids else (),
+            images_dir=images_dir,
+            upscale=upscale,
+            fit_multiple=fit_multiple,
+            timeline=checkpoints == "all",
+            images=images,
+            data=data,
+            out=out,
+            device=device,
+        )
+    )

@@ -1,0 +1,91 @@
+"""Grids on request: of one checkpoint, or a time line of all that a run kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlkit.commands.opened import OpenedModel, dataset_of, evaluate_opened, open_model, pick_device
+from mlkit.commands.session import say
+from mlkit.errors import CheckpointError, DataError
+from mlkit.evaluation.evaluate import grid_picture, indices_of_ids, spread_indices
+from mlkit.imaging.grids import Panel, comparison_grid, write_png
+from mlkit.imaging.images import list_images
+from mlkit.runs.folders import checkpoints, resolve_run
+from mlkit.settings import Places
+from mlkit.task import Source
+
+
+@dataclass(frozen=True, slots=True)
+class GridRequest:
+    """What `mlkit eval grid` was asked for."""
+
+    path: Path
+    ids: tuple[str, ...]
+    images_dir: Path | None
+    upscale: int
+    fit_multiple: int
+    timeline: bool
+    images: int
+    data: Path | None
+    out: Path | None
+    device: str
+
+
+def draw_grid(request: GridRequest) -> None:
+    """Draw and write a grid, and say where it is."""
+    ref = resolve_run(str(request.path), Places().runs_dir)
+    device, sentence = pick_device(request.device)
+    if sentence:
+        say(sentence)
+    if request.timeline:
+        folders = checkpoints(ref.folder)
+        if not folders:
+            raise CheckpointError(f"run {ref.folder} has no checkpoint yet")
+        out = request.out or ref.folder / "grids" / "timeline.png"
+        rows: list[list[Panel]] = []
+        labels: list[str] = []
+        label = ""
+        for place, folder in enumerate(folders):
+            opened = open_model(folder, device)
+            source, indices, label = _source(request, opened)
+            shown = evaluate_opened(opened, source, indices, panels_of=indices, batch_size=1)
+            # A row a checkpoint: the reference of each image stands in the first row only, as row 0.
+            if place == 0:
+                rows.append([shown.panels[index][0] for index in indices])
+                labels.append("reference")
+            rows.append([_second(shown.panels[index]) for index in indices])
+            labels.append(f"step {opened.checkpoint.step}")
+        heading = f"{ref.folder.name}: every kept checkpoint" + (f"  ({label} data)" if label else "")
+        write_png(out, comparison_grid(rows, heading=heading, labels=labels))
+    else:
+        opened = open_model(ref.chosen_checkpoint(), device)
+        out = request.out or opened.checkpoint.folder / "grid.png"
+        source, indices, label = _source(request, opened)
+        shown = evaluate_opened(opened, source, indices, panels_of=indices, batch_size=1)
+        heading = f"{ref.folder.name}  step {opened.checkpoint.step}" + (f"  ({label} data)" if label else "")
+        write_png(out, grid_picture(shown, indices, heading))
+    say(f"written: {out}")
+
+
+def _second(panels: object) -> Panel:
+    """Return the panel beside the reference: what the model made."""
+    assert isinstance(panels, list | tuple)
+    panel = panels[1]
+    assert isinstance(panel, Panel)
+    return panel
+
+
+def _source(request: GridRequest, opened: OpenedModel) -> tuple[Source, list[int], str]:
+    """Return what to show: named samples, the user's images, or some validation samples; and the data's label."""
+    data = dataset_of(opened.checkpoint, request.data)
+    if request.images_dir is not None and not request.ids:
+        paths = list_images(request.images_dir)
+        if not paths:
+            raise DataError(f"--images-dir {request.images_dir} holds no image")
+        source = opened.task.images_source(data, paths, upscale=request.upscale, fit_multiple=request.fit_multiple)
+        return source, list(range(len(source))), ""
+    source = opened.task.eval_source(data)
+    if request.ids:
+        return source, indices_of_ids(source, request.ids), data.label
+    return source, spread_indices(len(source), request.images), data.label

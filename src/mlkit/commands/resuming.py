@@ -1,0 +1,178 @@
+"""A resume: find the checkpoint, refuse what must not change, say what does, train on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlkit.checkpoint import Checkpoint, checkpoint_folders, damages, newest_good, open_checkpoint
+from mlkit.commands.opened import dataset_of
+from mlkit.commands.session import new_run_json, open_accelerator, print_card, run_log, say, train_in, write_settings
+from mlkit.data.manifest import DatasetManifest, open_manifest
+from mlkit.errors import CheckpointError, MlkitError, SettingsError
+from mlkit.presets import flatten, load_settings, override, validate
+from mlkit.runs.folders import new_run_folder, read_run_json, resolve_run, write_run_json
+from mlkit.settings import Places, RunSettings
+from mlkit.tasks import load_task
+from mlkit.training.tracking import read_rows
+
+# A change of these makes another training of it; the rest may change and is printed.
+FIXED = ("task", "seed", "model.", "train.precision", "train.channels_last", "train.ema_decay", "train.optimizer")
+
+
+def resume_with(
+    path: Path,
+    settings: RunSettings | None,
+    *,
+    name: str | None,
+    data: Path | None,
+    device: str,
+    assignments: tuple[str, ...] = (),
+    flags: Mapping[str, Any] | None = None,
+    as_json: bool = False,
+) -> None:
+    """Resume a run or a checkpoint.
+
+    Args:
+        path: a run (name, prefix, folder) or a checkpoint.
+        settings: from a preset (`train --resume-from`); None takes the checkpoint's own.
+        name: continue in a new run of this name.
+        data: where the dataset lies now.
+        device: where to train.
+        assignments: `--set` changes.
+        flags: dotted keys and values that change; None values are skipped.
+        as_json: print the result as JSON.
+
+    Raises:
+        CheckpointError, SettingsError, DataError: each with what would work.
+    """
+    ref = resolve_run(str(path), Places().runs_dir)
+    run, checkpoint = ref.folder, _checkpoint(ref.folder, ref.checkpoint)
+    stored = validate(checkpoint.info["settings"]) if checkpoint else load_settings(run / "settings.toml")
+    wanted = override(settings or stored, assignments=assignments, flags=flags or {})
+    wanted = _with_decided(wanted, stored)
+    changed = refuse_changes(stored, wanted, checkpoint)
+    manifest = _dataset(run, checkpoint, data)
+    if checkpoint and not checkpoint.is_full:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.folder} holds weights only (no training state); start a new run from it: "
+            f"mlkit train --preset {stored.preset or 'PRESET'} --init-from {checkpoint.folder}"
+        )
+    accelerator = open_accelerator(device)
+    task = load_task(wanted)
+    folder = run
+    if accelerator.is_main_process:
+        if name is not None:
+            folder = _branch(run, name, wanted, manifest, checkpoint)
+        elif checkpoint:
+            _refuse_older(run, checkpoint)
+        write_settings(folder, wanted)
+    else:
+        folder = Places().runs_dir / name if name is not None else run
+    accelerator.wait_for_everyone()
+    with run_log(folder):
+        if accelerator.is_main_process:
+            where = (
+                f"step {checkpoint.step} ({checkpoint.folder})" if checkpoint else "step 0: no checkpoint was written"
+            )
+            print_card(f"mlkit resume  {folder.name}", {"from": where, **{key: text for key, text in changed.items()}})
+        train_in(
+            folder,
+            task,
+            manifest,
+            accelerator,
+            resume=checkpoint,
+            init_from=_parent(folder, checkpoint),
+            as_json=as_json,
+        )
+
+
+def refuse_changes(stored: RunSettings, wanted: RunSettings, checkpoint: Checkpoint | None) -> dict[str, str]:
+    """Return the changes that are allowed, as "old -> new" by key.
+
+    Raises:
+        SettingsError: with every change that would make it another training.
+    """
+    old, new = (flatten(settings.model_dump(mode="json")) for settings in (stored, wanted))
+    changed = {key: (old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)}
+    refused = [
+        key for key in changed if any(key == fixed or (fixed[-1] == "." and key.startswith(fixed)) for fixed in FIXED)
+    ]
+    if refused and checkpoint:
+        raise SettingsError(
+            *(
+                f"{key} was {changed[key][0]!r} in {checkpoint.folder} and is {changed[key][1]!r} now; a resume cannot "
+                f"change it: start a new run with --init-from {checkpoint.folder}"
+                for key in refused
+            )
+        )
+    return {key: f"{before} -> {now}" for key, (before, now) in changed.items() if key != "preset"}
+
+
+def _checkpoint(run: Path, named: Path | None) -> Checkpoint | None:
+    """Return the named checkpoint, or the newest one that verifies; None for a run that was killed before its first."""
+    if named is not None:
+        return open_checkpoint(named)
+    found, skipped = newest_good(run)
+    for sentence in skipped:
+        say(f"skipped: {sentence}")
+    if found is None and skipped:
+        raise CheckpointError(f"no checkpoint of {run} is whole; start again with mlkit train --name")
+    return found
+
+
+def _refuse_older(run: Path, checkpoint: Checkpoint) -> None:
+    """Refuse to write over newer good checkpoints of the same run."""
+    for folder in reversed(checkpoint_folders(run)):
+        if folder == checkpoint.folder:
+            return
+        try:
+            newer = not damages(open_checkpoint(folder, verify=False))
+        except CheckpointError:
+            newer = False  # broken: it may be written over
+        if newer:
+            raise MlkitError(
+                f"{run.name} has gone on to {folder.name} since {checkpoint.folder.name}; resume the run, or go on "
+                f"from here in a new one: mlkit resume {checkpoint.folder} --name {run.name}_from_{checkpoint.step}"
+            )
+
+
+def _branch(run: Path, name: str, settings: RunSettings, data: DatasetManifest, checkpoint: Checkpoint | None) -> Path:
+    """Return a new run's folder that continues `run` from `checkpoint`, with its rows so far."""
+    folder = new_run_folder(Places().runs_dir, name)
+    lineage = {"parent": str(checkpoint.folder if checkpoint else run), "kind": "full"}
+    write_run_json(folder, new_run_json(name, settings, data, lineage))
+    for rows in ("metrics.jsonl", "timing.jsonl"):
+        if (run / rows).exists() and read_rows(run / rows):
+            shutil.copyfile(run / rows, folder / rows)  # the trainer cuts it back to the step
+    return folder
+
+
+def _parent(run: Path, checkpoint: Checkpoint | None) -> Checkpoint | None:
+    """Return the weights that a run without a checkpoint was to start from: the same start again."""
+    lineage = read_run_json(run)["lineage"]
+    if checkpoint is None and lineage.get("kind") == "weights":
+        return open_checkpoint(Path(lineage["parent"]))
+    return None
+
+
+def _dataset(run: Path, checkpoint: Checkpoint | None, data: Path | None) -> DatasetManifest:
+    if checkpoint is not None:
+        return dataset_of(checkpoint, data)
+    about = read_run_json(run)
+    manifest = open_manifest(data or Path(about["dataset_dir"]))
+    if manifest.sha256 != about["dataset_sha256"]:
+        raise SettingsError(f"dataset {manifest.folder} has changed since run {run.name} began; start a new run")
+    return manifest
+
+
+def _with_decided(wanted: RunSettings, stored: RunSettings) -> RunSettings:
+    """Take what `auto` decided when the run began: deciding again could choose otherwise."""
+    decided = {
+        key: getattr(stored.train, key)
+        for key in ("precision", "channels_last")
+        if getattr(wanted.train, key) == "auto"
+    }
+    return wanted.model_copy(update={"train": wanted.train.model_copy(update=decided)})

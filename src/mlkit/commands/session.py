@@ -1,0 +1,263 @@
+"""What `train` and `resume` share: the dataset, the card, the run's log, the training, the closing words."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlkit.checkpoint import Checkpoint
+from mlkit.commands.display import duration, metric_text
+from mlkit.data.manifest import DatasetManifest, open_manifest
+from mlkit.errors import DataError, StoppedError
+from mlkit.files import existing_parent, remove_partials
+from mlkit.presets import to_toml
+from mlkit.runs.folders import read_run_json, set_status
+from mlkit.settings import Places, RunSettings
+from mlkit.task import Task
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import nn
+
+    from mlkit.training.trainer import Outcome
+
+log = logging.getLogger(__name__)
+
+
+def say(text: str) -> None:
+    """Print one line on stderr, and keep it in the run's log."""
+    log.info("%s", text)
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def open_accelerator(device: str) -> Accelerator:
+    """Return accelerate's view of devices and processes on the device asked for; an absent one becomes the CPU."""
+    from accelerate import Accelerator
+
+    from mlkit.commands.opened import pick_device
+
+    picked, sentence = pick_device(device)
+    accelerator = Accelerator(cpu=picked.type == "cpu")
+    if sentence and accelerator.is_main_process:
+        say(sentence)
+    return accelerator
+
+
+def dataset_for(task: Task, data: Path | None, accelerator: Accelerator | None = None) -> DatasetManifest:
+    """Return the dataset at `data` (or below MLKIT_DATA_DIR), or the embedded sample, built into the cache once.
+
+    Raises:
+        DataError: when there is none, or it is of another task.
+    """
+    places = Places()
+    if data is not None:
+        folder = data if data.exists() or not (places.data_dir / data).exists() else places.data_dir / data
+        manifest = open_manifest(folder)
+    else:
+        folder = places.cache_dir / "datasets" / f"{task.settings.task}-embedded-{version('mlkit')}"
+        if not (folder / "manifest.json").is_file() and (accelerator is None or accelerator.is_main_process):
+            say(f"no --data given: building the embedded sample into {folder}")
+            task.build_dataset(None, folder)
+        if accelerator is not None:
+            accelerator.wait_for_everyone()
+        manifest = open_manifest(folder)
+    if manifest.task != task.settings.task:
+        raise DataError(f"dataset {folder} is for task '{manifest.task}', not '{task.settings.task}'")
+    empty = [name for name, count in manifest.splits.items() if count == 0]
+    if empty:
+        raise DataError(f"dataset {folder} has no samples in: {', '.join(empty)}; build it from more or larger scenes")
+    return manifest
+
+
+def checkpoint_bytes(net: nn.Module, settings: RunSettings) -> int:
+    """Return the size of one full checkpoint: weights, two moments of AdamW, and the average where it is on."""
+    trained = sum(value.numel() for value in net.parameters() if value.requires_grad)
+    buffers = sum(value.numel() for value in net.buffers())
+    return 4 * (trained * (3 + (settings.train.ema_decay is not None)) + buffers)
+
+
+def check_disk(folder: Path, net: nn.Module, settings: RunSettings) -> str:
+    """Return a line on the disk that a run needs; raises DataError when there is less."""
+    kept = settings.checkpoint.keep_last + settings.checkpoint.keep_best + 1  # one more while the newest is written
+    needed = kept * checkpoint_bytes(net, settings)
+    free = shutil.disk_usage(existing_parent(folder)).free
+    if free < needed:
+        raise DataError(
+            f"{folder} needs {needed / 1e9:.1f} GB for {kept} checkpoints but {free / 1e9:.1f} GB are free; free some, "
+            f"lower checkpoint.keep_last, or move runs with MLKIT_RUNS_DIR"
+        )
+    return f"{needed / 1e9:.2f} GB for up to {kept} checkpoints ({free / 1e9:.0f} GB free)"
+
+
+def print_card(title: str, lines: Mapping[str, str]) -> None:
+    """Print the opening card of a run."""
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for name, value in lines.items():
+        table.add_row(Text(name, style="dim"), Text(value))
+        log.info("%s: %s", name, value)
+    Console(stderr=True).print(Panel(table, title=Text(title, style="bold"), title_align="left", expand=False))
+
+
+@contextmanager
+def run_log(folder: Path) -> Iterator[None]:
+    """Write everything that is logged to the run's run.log while the block runs."""
+    handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)
+        handler.close()
+
+
+def new_run_json(name: str, settings: RunSettings, data: DatasetManifest, lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the run.json of a run that starts now."""
+    return {
+        "id": uuid.uuid4().hex[:12],
+        "name": name,
+        "task": settings.task,
+        "preset": settings.preset,
+        "status": "wip",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["mlkit", *sys.argv[1:]]),
+        "git_commit": _git_commit(),
+        "versions": {name: version(name) for name in ("mlkit", "torch", "numpy", "accelerate", "safetensors")},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "python": platform.python_version(),
+        "dataset_dir": str(data.folder.resolve()),
+        "dataset_sha256": data.sha256,
+        "dataset_label": data.label,
+        "lineage": dict(lineage),
+    }
+
+
+def _git_commit() -> str | None:
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def write_settings(folder: Path, settings: RunSettings) -> None:
+    """Write the resolved settings of a run."""
+    from mlkit.files import write_text
+
+    head = f"# Resolved settings of this run, written by mlkit {version('mlkit')}; format version 1.\n"
+    write_text(folder / "settings.toml", head + to_toml(settings))
+
+
+def train_in(
+    folder: Path,
+    task: Task,
+    data: DatasetManifest,
+    accelerator: Accelerator,
+    *,
+    resume: Checkpoint | None,
+    init_from: Checkpoint | None,
+    as_json: bool,
+) -> None:
+    """Train in a run's folder and tell how it ended; the status of the run follows.
+
+    Raises:
+        StoppedError: when a signal stopped it and it was saved.
+    """
+    from mlkit.commands.display import progress_for
+    from mlkit.training.progress import Silent
+    from mlkit.training.trainer import fit
+
+    about = read_run_json(folder)
+    main = accelerator.is_main_process
+    if main:
+        remove_partials(folder)
+        set_status(folder, "wip")
+    progress = progress_for(task.primary_metric) if main else Silent()
+    try:
+        outcome = fit(
+            task,
+            data,
+            folder,
+            accelerator=accelerator,
+            name=about["name"],
+            run_id=about["id"],
+            resume=resume,
+            init_from=init_from,
+            progress=progress,
+        )
+    except BaseException as error:
+        progress.end()
+        if main and isinstance(error, Exception):
+            log.exception("training ended")
+            set_status(folder, "failed")
+        raise
+    if not main:
+        return
+    if outcome.stopped_by:
+        say_failures(outcome)
+        raise StoppedError(
+            f"stopped by {outcome.stopped_by} and saved at step {outcome.state.step}; "
+            f"continue with: mlkit resume {folder}"
+        )
+    set_status(folder, "success")
+    closing(folder, task, outcome, as_json)
+
+
+def say_failures(outcome: Outcome) -> None:
+    """Repeat what failed without ending the training."""
+    for failure in outcome.failures:
+        say(f"warning: {failure}")
+
+
+def closing(folder: Path, task: Task, outcome: Outcome, as_json: bool) -> None:
+    """Print scores, the pictures' places and the next command; with `as_json` one JSON object on stdout."""
+    import json
+
+    from mlkit.training.validation import finite
+
+    say_failures(outcome)
+    grid = outcome.checkpoint.folder / "grid.png"
+    if as_json:
+        result = {
+            "run": str(folder),
+            "checkpoint": str(outcome.checkpoint.folder),
+            "step": outcome.state.step,
+            "best_step": outcome.state.best_step,
+            "stopped_early": outcome.stopped_early,
+            "scores": finite(outcome.means),
+            "grid": str(grid) if grid.exists() else None,
+            "failures": list(outcome.failures),
+        }
+        print(json.dumps(result, indent=2, allow_nan=False))  # noqa: T201
+        return
+    lines = {"trained": f"{outcome.state.step} steps in {duration(outcome.state.train_s)}"}
+    if outcome.stopped_early:
+        lines["trained"] += f", stopped early: no better {task.settings.eval.early_stop_metric} for a while"
+    if outcome.means:
+        lines["scores"] = "  ".join(metric_text(key, value) for key, value in outcome.means.items())
+    if outcome.state.best is not None:
+        lines["best"] = f"{metric_text(task.primary_metric, outcome.state.best)} at step {outcome.state.best_step}"
+    if grid.exists():
+        lines["picture"] = str(grid)
+    lines["next"] = f"mlkit eval grid {folder}   or   mlkit infer {task.settings.task} FILE --checkpoint {folder}"
+    print_card("done", lines)

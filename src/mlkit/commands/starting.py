@@ -1,0 +1,233 @@
+"""A new run: from a request to a folder that trains, with everything checked before the folder is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from mlkit.checkpoint import Checkpoint, open_checkpoint
+from mlkit.commands.display import duration
+from mlkit.commands.opened import pick_device
+from mlkit.commands.session import (
+    check_disk,
+    dataset_for,
+    new_run_json,
+    open_accelerator,
+    print_card,
+    run_log,
+    say,
+    train_in,
+    write_settings,
+)
+from mlkit.data.manifest import DatasetManifest, verify_manifest
+from mlkit.data.sampler import StepSampler, batches
+from mlkit.errors import CheckpointError, DataError, MlkitError, SettingsError
+from mlkit.presets import resolve_preset
+from mlkit.runs.folders import new_run_folder, next_free_name, resolve_run, write_run_json
+from mlkit.settings import Places, RunSettings
+from mlkit.task import Task
+from mlkit.tasks import load_task
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What `mlkit train` was asked for."""
+
+    preset: str
+    name: str | None
+    assignments: tuple[str, ...]
+    flags: Mapping[str, Any]
+    quick_test: bool
+    validate_only: bool
+    init_from: Path | None
+    resume_from: Path | None
+    data: Path | None
+    device: str
+    as_json: bool
+
+
+def start(request: Request) -> None:
+    """Start a run, or only check that it could start."""
+    settings = resolve_preset(
+        request.preset, assignments=request.assignments, flags=request.flags, quick_test=request.quick_test
+    ).settings
+    if request.resume_from is not None:
+        from mlkit.commands.resuming import resume_with
+
+        if request.init_from is not None:
+            raise MlkitError("give --resume-from or --init-from, not both")
+        resume_with(request.resume_from, settings, name=request.name, data=request.data, device=request.device)
+        return
+    runs_dir = Places().runs_dir
+    name = request.name or settings.preset
+    if (runs_dir / name).exists() and not request.validate_only:
+        free = next_free_name(runs_dir, name)
+        raise MlkitError(f"a run '{name}' exists in {runs_dir}; use --name {free}, or: mlkit resume {runs_dir / name}")
+    init_from = _weights(request.init_from, settings) if request.init_from else None
+    _check_images_dir(settings)
+
+    accelerator = open_accelerator(request.device)
+    task = load_task(settings)
+    data = dataset_for(task, request.data, accelerator)
+    task, reason = decide_precision(task, data, accelerator)
+    card, seconds = _card(task, data, accelerator, runs_dir / name, request)
+    if reason:
+        card["precision"] += f"  ({reason})"
+    if request.validate_only:
+        _validate(task, data, accelerator, card, seconds)
+        return
+    main = accelerator.is_main_process
+    folder = runs_dir / name
+    if main:
+        folder = new_run_folder(runs_dir, name)
+        lineage = {"parent": str(init_from.folder), "kind": "weights"} if init_from else {}
+        write_settings(folder, task.settings)
+        write_run_json(folder, new_run_json(name, task.settings, data, lineage))
+    accelerator.wait_for_everyone()
+    with run_log(folder):
+        if main:
+            print_card(f"mlkit train  {name}", card)
+        train_in(folder, task, data, accelerator, resume=None, init_from=init_from, as_json=request.as_json)
+
+
+def decide_precision(task: Task, data: DatasetManifest, accelerator: Accelerator) -> tuple[Task, str]:
+    """Return the task with precision and channels_last decided, equally on every process, and why."""
+    from accelerate.utils import broadcast_object_list
+
+    from mlkit.training.guards import memory_named
+    from mlkit.training.precision import choose
+
+    settings = task.settings
+    with memory_named():
+        choice = choose(task, sample_batch(task, data, accelerator, limit=4), accelerator.device)
+    choice = broadcast_object_list([choice])[0] if accelerator.num_processes > 1 else choice
+    train = settings.train.model_copy(update={"precision": choice.precision, "channels_last": choice.channels_last})
+    return load_task(settings.model_copy(update={"train": train})), choice.reason
+
+
+def sample_batch(task: Task, data: DatasetManifest, accelerator: Accelerator, limit: int) -> Mapping[str, Any]:
+    """Return one batch of the training source, of at most `limit` samples."""
+    source = task.train_source(data)
+    count = min(limit, task.settings.train.batch_size)
+    sampler = StepSampler(len(source), seed=task.settings.seed, batch_size=count, first_sample=0, num_batches=1)
+    return next(
+        batches(source, sampler, seed=task.settings.seed, purpose="sample", workers=0, device=accelerator.device)
+    )
+
+
+def _weights(path: Path, settings: RunSettings) -> Checkpoint:
+    ref = resolve_run(str(path), Places().runs_dir)
+    checkpoint = open_checkpoint(ref.chosen_checkpoint())
+    if checkpoint.info["task"] != settings.task:
+        raise CheckpointError(
+            f"--init-from {path} is of task '{checkpoint.info['task']}', this preset is of '{settings.task}'"
+        )
+    return checkpoint
+
+
+def _check_images_dir(settings: RunSettings) -> None:
+    from mlkit.imaging.images import list_images
+
+    folder = settings.checkpoint.eval_images_dir
+    if folder is not None and not list_images(Path(folder)):
+        raise DataError(f"--checkpoint-eval-images-dir {folder} holds no image")
+
+
+def _card(
+    task: Task, data: DatasetManifest, accelerator: Accelerator, folder: Path, request: Request
+) -> tuple[dict[str, str], float]:
+    """Return the lines of the opening card, and the seconds that one update takes about."""
+    from mlkit.training.schedule import plan
+
+    settings = task.settings
+    source = task.train_source(data)
+    planned = plan(settings.train, len(source))
+    net = task.build_model()
+    parameters = sum(value.numel() for value in net.parameters())
+    trained = sum(value.numel() for value in net.parameters() if value.requires_grad)
+    step_s = _step_seconds(task, data, accelerator)
+    facts = ", ".join(f"{key} {value:g}" for key, value in task.facts.items())
+    passes = planned.steps / planned.steps_per_epoch
+    lines = {
+        "task": f"{settings.task}  preset {settings.preset}, seed {settings.seed}",
+        "data": f"{data.folder}  {', '.join(f'{count} {name}' for name, count in data.splits.items())}"
+        + (f"  ({data.label})" if data.label else ""),
+        "parameters": f"{parameters:,}" + (f" ({trained:,} trained)" if trained != parameters else ""),
+        "facts": facts,
+        "device": f"{accelerator.device}"
+        + (f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""),
+        "precision": settings.train.precision + (" channels-last" if settings.train.channels_last else ""),
+        "length": f"{planned.steps:,} steps of {planned.samples_per_step} samples ({passes:.2g} epochs)"
+        + (", the quick test's budget" if request.quick_test else ""),
+        "disk": check_disk(folder, net, settings),
+        "time": f"about {duration(step_s * planned.steps)}, and evaluation",
+    }
+    if accelerator.device.type == "cpu" and not request.quick_test:
+        quick = _quick(request, planned.samples_per_step, step_s, settings)
+        if quick:
+            lines["instead"] = quick
+    return lines, step_s
+
+
+def _step_seconds(task: Task, data: DatasetManifest, accelerator: Accelerator) -> float:
+    """Return about how long an update takes, from one or two real ones on a copy of the model."""
+    from mlkit.seeding import derive_seed, isolated_rng
+    from mlkit.training.guards import memory_named
+    from mlkit.training.precision import Choice, Network
+
+    train = task.settings.train
+    batch = sample_batch(task, data, accelerator, limit=4 if accelerator.device.type == "cpu" else 10**9)
+    count = len(batch["index"])
+    with memory_named(), isolated_rng(derive_seed(task.settings.seed, "init")):
+        network = Network(task.build_model(), accelerator.device, Choice(train.precision, bool(train.channels_last)))  # type: ignore[arg-type]
+        network.train()
+        times = []
+        for _ in range(2):
+            started_s = perf_counter()
+            task.loss(network, batch, step=0).total.backward()  # type: ignore[no-untyped-call]
+            times.append(perf_counter() - started_s)
+            if times[-1] > 3:
+                break
+    passes = train.batch_size * train.accumulate / count / accelerator.num_processes
+    return float(min(times) * passes)
+
+
+def _quick(request: Request, samples_per_step: int, step_s: float, settings: RunSettings) -> str:
+    """Return what `--quick-test` would take instead, by samples and pixels."""
+    try:
+        quick = resolve_preset(request.preset, assignments=request.assignments, quick_test=True).settings
+    except SettingsError:
+        return ""  # a preset without a quick test
+    if quick.train.steps is None:
+        return ""
+    per_sample_s = step_s / samples_per_step
+    patch, quick_patch = (getattr(getattr(s, "data", None), "patch", None) for s in (settings, quick))
+    share = (quick_patch / (patch or 256)) ** 2 if quick_patch else 1.0
+    seconds = per_sample_s * share * quick.train.steps * quick.train.batch_size * quick.train.accumulate
+    return f"--quick-test: {quick.train.steps} steps, about {duration(seconds)}"
+
+
+def _validate(task: Task, data: DatasetManifest, accelerator: Accelerator, card: dict[str, str], step_s: float) -> None:
+    """Check the data's hashes and that one real batch gives a finite loss; the backward pass ran for the card."""
+    import torch
+
+    from mlkit.errors import NonFiniteError
+    from mlkit.training.guards import memory_named
+
+    verify_manifest(data)
+    device, _ = pick_device(accelerator.device.type)
+    batch = sample_batch(task, data, accelerator, limit=10**9)
+    with memory_named():
+        net = task.build_model().to(device)
+        loss = task.loss(net, batch, step=0)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+    if not torch.isfinite(loss.total):
+        raise NonFiniteError("the loss of the first batch is not finite; look at the data and the settings")
+    print_card("mlkit train --validate-only", card)
+    say(f"ready: settings, data (every file's hash), disk and one step of real size are good; loss {loss.total:.4f}")

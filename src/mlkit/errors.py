@@ -1,0 +1,80 @@
+"""What mlkit raises at a user, one class per exit code; anything else that is raised is a defect of mlkit.
+
+MlkitError                      2  usage: an unknown name, an option that cannot be meant
+|-- SettingsError               3  settings or a resume refused
+|   `-- CheckpointError         3  a checkpoint that is missing, broken or of another task
+|-- DataError                   4  missing, broken or unfit data
+|-- NonFiniteError              5  a NaN or an infinity, found before the optimizer step
+|-- MemoryShortError            6  out of memory
+`-- StoppedError               75  stopped by a signal, and saved
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class MlkitError(Exception):
+    """A problem that the user can solve; its text is one sentence with what, the value and what would work.
+
+    Several problems found together are reported together: `problems` holds one sentence each.
+    """
+
+    exit_code = 2
+
+    def __init__(self, *problems: str) -> None:
+        assert problems, "an error needs a sentence"
+        self.problems: tuple[str, ...] = problems
+        super().__init__("\n".join(problems))
+
+
+class SettingsError(MlkitError):
+    """Settings, a preset or a resume that is refused."""
+
+    exit_code = 3
+
+
+class CheckpointError(SettingsError):
+    """A checkpoint that is missing, broken, newer than this mlkit, or made for something else."""
+
+
+class DataError(MlkitError):
+    """Data that is missing, broken or unfit."""
+
+    exit_code = 4
+
+
+class NonFiniteError(MlkitError):
+    """A loss, gradient or output that is NaN or infinite."""
+
+    exit_code = 5
+
+
+class MemoryShortError(MlkitError):
+    """Not enough memory, on the device or the machine."""
+
+    exit_code = 6
+
+
+class StoppedError(MlkitError):
+    """Stopped by SIGINT or SIGTERM after a checkpoint was saved."""
+
+    exit_code = 75
+
+
+def did_you_mean(name: str, known: Iterable[str], aliases: dict[str, str] | None = None) -> str:
+    """Return " (did you mean 'x'?)" for the nearest known name, or the empty string."""
+    candidates = list(known)
+    if aliases and name in aliases and aliases[name] in candidates:
+        return f" (did you mean '{aliases[name]}'?)"
+    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def listing(names: Sequence[str], limit: int = 12) -> str:
+    """Return names joined by commas, cut after `limit` with the count of the rest."""
+    if not names:
+        return "none"
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -1,0 +1,152 @@
+"""From a model and a source to scores and pictures, in one forward pass each."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlkit.data.sampler import batches
+from mlkit.errors import DataError, did_you_mean, listing
+from mlkit.files import write_text
+from mlkit.imaging.grids import Panel, comparison_grid
+from mlkit.metrics import METRICS
+from mlkit.seeding import derive_seed, isolated_rng
+from mlkit.task import Source, Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+FORMAT_VERSION = 1
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """Scores of each image, NaN where undefined, and the pictures that were asked for."""
+
+    ids: list[str] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    panels: dict[int, Sequence[Panel]] = field(default_factory=dict)
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each metric over the images where it is defined."""
+        return {key: _mean(values) for key, values in self.scores.items()}
+
+
+def _mean(values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return math.fsum(finite) / len(finite) if finite else math.nan
+
+
+def evaluate(
+    task: Task,
+    net: nn.Module,
+    source: Source,
+    *,
+    device: torch.device,
+    batch_size: int,
+    indices: Sequence[int],
+    panels_of: Sequence[int] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Return scores and panels in float32 with the model in eval mode; draws from no generator that training uses.
+
+    Args:
+        task: the task.
+        net: the network, not wrapped.
+        source: samples.
+        device: where the network is.
+        batch_size: images per forward pass.
+        indices: which samples to score.
+        panels_of: which of them to draw.
+        progress: told (done, all) after each batch.
+    """
+    import torch
+
+    seed = task.settings.seed
+    result = Evaluation()
+    keys = [(index, index) for index in indices]
+    groups = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+    wanted = set(panels_of)
+    was_training = net.training
+    net.eval()
+    try:
+        with isolated_rng(derive_seed(seed, "eval")), torch.no_grad():
+            for batch in batches(source, groups, seed=seed, purpose="eval", workers=0, device=device):
+                outputs = task.predict(net, batch)
+                for key, values in task.metrics(outputs, batch).items():
+                    result.scores.setdefault(key, []).extend(values.float().tolist())
+                for place, index in enumerate(batch["index"].tolist()):
+                    result.ids.append(source.sample_id(index))
+                    result.indices.append(index)
+                    if index in wanted:
+                        result.panels[index] = task.panels(outputs, batch, place)
+                if progress:
+                    progress(len(result.ids), len(keys))
+    finally:
+        net.train(was_training)
+    return result
+
+
+def spread_indices(count: int, limit: int | None) -> list[int]:
+    """Return all of 0..count-1, or `limit` of them, evenly spaced and always the same."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    return [place * count // limit for place in range(limit)]
+
+
+def indices_of_ids(source: Source, ids: Sequence[str]) -> list[int]:
+    """Return the samples with these ids (or plain numbers such as 000123).
+
+    Raises:
+        DataError: for ids that the source does not have, all of them at once.
+    """
+    known = {source.sample_id(index): index for index in range(len(source))}
+    found, problems = [], []
+    for name in ids:
+        if name in known:
+            found.append(known[name])
+        elif name.isdigit() and int(name) < len(source):
+            found.append(int(name))
+        else:
+            examples = listing(list(known), 3)
+            problems.append(f"unknown sample id '{name}'{did_you_mean(name, known)}; ids look like {examples}")
+    if problems:
+        raise DataError(*problems)
+    return found
+
+
+def grid_picture(
+    evaluation: Evaluation, indices: Sequence[int], heading: str, footer: str = ""
+) -> np.ndarray[Any, Any]:
+    """Return the comparison grid of evaluated images, [H, W, 3] uint8, one row an image."""
+    ids = dict(zip(evaluation.indices, evaluation.ids, strict=True))
+    rows = [evaluation.panels[index] for index in indices]
+    return comparison_grid(rows, heading=heading, labels=[ids[index] for index in indices], footer=footer)
+
+
+def report_json(evaluation: Evaluation, **facts: Any) -> str:
+    """Return eval.json: per-image scores with their signatures, so that two runs can be paired image by image."""
+    scores = {
+        key: [value if math.isfinite(value) else None for value in values] for key, values in evaluation.scores.items()
+    }
+    content: Mapping[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        **facts,
+        "signatures": {key: METRICS[key].signature for key in evaluation.scores},
+        "ids": evaluation.ids,
+        "scores": scores,
+    }
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def write_report(path: Path, evaluation: Evaluation, **facts: Any) -> None:
+    """Write eval.json beside a checkpoint."""
+    write_text(path, report_json(evaluation, **facts))

@@ -1,0 +1,203 @@
+"""What paired scores can say: an interval for the mean difference, a test, and a verdict in words.
+
+Two models are scored on the same images, so the difference on each image is what varies. Shapes: [N], one difference
+per image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mlkit.metrics import Better
+from mlkit.seeding import generator
+
+Verdict = Literal["better", "worse", "no difference shown"]
+Floats = NDArray[np.float64]
+
+_CHUNK_VALUES = 2_000_000  # resampled values held at once: 16 MB, whatever the number of images
+_DEGENERATE_SHARE = 0.01  # of resamples without spread, above which the studentised interval has no sound tail
+_POWER = 0.8  # the customary power (Cohen 1988, section 2.4)
+# Scores are float32 (6e-8 of their size) of outputs that depend in their last digits on batch size and memory order.
+# 1e-5 of a score is far below what a table prints: 0.0003 dB at 30 dB.
+_ROUNDING = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean difference and its interval, in the unit of the scores; NaN where it cannot be known."""
+
+    mean: float
+    low: float
+    high: float
+    num_pairs: int = 0  # images that both models have a finite score for
+    num_dropped: int = 0  # images left out because at least one score is missing or not finite
+    level: float = 0.95
+
+    def flipped(self) -> Interval:
+        """Return the interval of the negated differences."""
+        # 0.0 - x, not -x: nobody wants to read "-0.00"
+        return Interval(0.0 - self.mean, 0.0 - self.high, 0.0 - self.low, self.num_pairs, self.num_dropped, self.level)
+
+    @property
+    def smallest_shown(self) -> float:
+        """The smallest true difference that as many such images show with 80 % power (normal approximation)."""
+        normal = NormalDist()
+        to_power = 1 + normal.inv_cdf(_POWER) / normal.inv_cdf((1 + self.level) / 2)
+        return (self.high - self.low) / 2 * to_power
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What the images say about one model against another, on one metric."""
+
+    improvement: Interval  # positive is better, whatever the metric's direction
+    p: float
+    verdict: Verdict
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for JSON, which has neither NaN nor infinity: what cannot be known is null."""
+        numbers = {**asdict(self.improvement), "p": self.p, "smallest_shown": self.improvement.smallest_shown}
+        known = {key: value if math.isfinite(value) else None for key, value in numbers.items()}
+        return {**known, "verdict": self.verdict}
+
+
+def compare_pairs(first: ArrayLike, other: ArrayLike, better: Better, *, seed: int = 0) -> Difference:
+    """Return what paired scores, [N] each, say about the other model against the first."""
+    differences = paired_differences(first, other, better)
+    interval, p = paired_bootstrap(differences, seed=seed), sign_flip_p(differences, seed=seed)
+    improvement = interval if better == "higher" else interval.flipped()
+    return Difference(improvement, p, verdict(interval, better, p))
+
+
+def paired_differences(first: ArrayLike, other: ArrayLike, better: Better) -> Floats:
+    """Return other - first per image, [N]; for `better="one"` the difference of the distances to 1.
+
+    Differences within float32 rounding (1e-5 of the score) are 0; a missing or infinite score gives NaN.
+    """
+    first, other = np.asarray(first, np.float64), np.asarray(other, np.float64)
+    assert first.shape == other.shape, "scores must be paired"
+    with np.errstate(invalid="ignore"):
+        same = np.isclose(first, other, rtol=_ROUNDING, atol=0)
+        # |x - 1| and not |log x|: finite where a ratio is 0, which is the failure that must not be dropped
+        differences = np.abs(other - 1) - np.abs(first - 1) if better == "one" else other - first
+    differences = np.where(same, 0.0, differences)
+    return np.where(np.isfinite(first) & np.isfinite(other), differences, np.nan)
+
+
+def fewest_pairs(level: float = 0.95) -> int:
+    """Return how many pairs any statement needs: with fewer, no sign-flip p can reach 1 - level (6 for 95 %)."""
+    pairs = 1
+    while 2.0 ** (1 - pairs) > 1 - level:
+        pairs += 1
+    return pairs
+
+
+def paired_bootstrap(differences: ArrayLike, resamples: int = 10_000, seed: int = 0, level: float = 0.95) -> Interval:
+    """Return the mean difference with its studentised (bootstrap-t) interval over images.
+
+    Studentised (Efron and Tibshirani 1993, section 12.5): at 20 images a 95 % interval covered 95 % in simulation
+    (exponential differences: 94 %), the percentile one 93 % (89 %) and BCa 91 % (91 %). Where more than 1 % of the
+    resamples have no spread (nearly all differences equal), the percentile interval takes its place. Fewer than 6
+    pairs (at 95 %) give no interval.
+
+    Args:
+        differences: [N]; NaN and infinite ones are dropped and counted.
+        resamples: resampled means; their Monte Carlo error moves the ends by about 1 % of the width.
+        seed: equal seeds give equal intervals.
+        level: share of such intervals that hold the true mean.
+    """
+    assert 0 < level < 1 and resamples > 0
+    given = np.asarray(differences, np.float64).ravel()
+    kept = given[np.isfinite(given)]
+    num, dropped = kept.size, given.size - kept.size
+    if num == 0:
+        return Interval(np.nan, np.nan, np.nan, 0, dropped, level)
+    mean = float(kept.mean())
+    if np.ptp(kept) == 0:  # all equal: the mean is that value, free of summation error
+        mean = float(kept[0])
+    if num < fewest_pairs(level):
+        low, high = (0.0, 0.0) if not kept.any() else (np.nan, np.nan)
+    elif np.ptp(kept) == 0:
+        low, high = mean, mean
+    else:
+        low, high = _studentised(kept, mean, resamples, seed, level)
+    return Interval(mean, low, high, num, dropped, level)
+
+
+def _studentised(kept: Floats, mean: float, resamples: int, seed: int, level: float) -> tuple[float, float]:
+    """Return the ends of the bootstrap-t interval, or of the percentile one where too many resamples are constant."""
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    rng = generator(seed, "bootstrap")
+    num = kept.size
+    # Centred and scaled: the two sums below then lose no digits, however far the mean is from 0.
+    spread = float(kept.std(ddof=1))
+    standard = (kept - mean) / spread
+
+    def draw(rows: int) -> Floats:
+        drawn = standard[rng.integers(0, num, (rows, num), dtype=np.int32)]
+        return np.stack([drawn.mean(axis=1), drawn.std(axis=1, ddof=1)])
+
+    means, spreads = _in_chunks(draw, resamples, num)
+    constant = spreads < 1e-9
+    if constant.mean() > _DEGENERATE_SHARE:
+        low, high = np.quantile(means, tails)
+        return mean + spread * float(low), mean + spread * float(high)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(constant, np.copysign(np.inf, means), means / spreads)
+    # sorted ranks, not np.quantile: interpolating between infinities gives NaN
+    t_low, t_high = np.quantile(t, tails, method="inverted_cdf")
+    return mean - float(t_high) * spread, mean - float(t_low) * spread
+
+
+def sign_flip_p(differences: ArrayLike, resamples: int = 10_000, seed: int = 0) -> float:
+    """Return the two-sided p of the sign-flip test that the differences are symmetric around 0.
+
+    Every assignment of signs is tried where there are at most `resamples`, else random ones (with the observed one
+    counted in, so that p is never 0: Phipson and Smyth 2010). NaN are dropped; without any difference p is 1.
+    """
+    given = np.asarray(differences, np.float64).ravel()
+    kept = given[np.isfinite(given) & (given != 0)]  # the sign of 0 changes nothing
+    num = kept.size
+    if num == 0:
+        return 1.0
+    magnitudes = np.abs(kept)
+    observed = abs(float(kept.sum())) - 1e-9 * float(magnitudes.sum())  # ties count, whatever the summation order
+    if 2**num <= resamples:
+        bits = (np.arange(2**num)[:, None] >> np.arange(num)) & 1
+        return float(np.mean(np.abs((bits * 2 - 1) @ magnitudes) >= observed))
+    rng = generator(seed, "sign flips")
+
+    def draw(rows: int) -> Floats:
+        return np.asarray((rng.integers(0, 2, (rows, num), dtype=np.int8) * 2.0 - 1.0) @ magnitudes)[None]
+
+    sums = _in_chunks(draw, resamples, num)
+    return float((np.count_nonzero(np.abs(sums) >= observed) + 1) / (resamples + 1))
+
+
+def verdict(interval: Interval, better: Better = "higher", p: float | None = None) -> Verdict:
+    """Return in words what an interval of differences (other - first) says about the other model.
+
+    Args:
+        interval: from `paired_bootstrap`; for `better="one"` of differences of the distance to 1.
+        better: the metric's direction.
+        p: of `sign_flip_p`. A difference is claimed only when it agrees: where most differences are 0, any bootstrap
+            interval claims too much, the test does not.
+    """
+    if not (interval.low > 0 or interval.high < 0):  # also NaN
+        return "no difference shown"
+    if p is not None and p > 1 - interval.level:
+        return "no difference shown"
+    return "better" if (interval.low > 0) == (better == "higher") else "worse"
+
+
+def _in_chunks(draw: Callable[[int], Floats], total: int, num: int) -> Floats:
+    """Return `draw(rows)`, [K, rows], of all rows side by side, [K, total], with at most ~2 million values at once."""
+    rows = max(1, _CHUNK_VALUES // num)
+    return np.concatenate([draw(min(rows, total - start)) for start in range(0, total, rows)], axis=1)

@@ -1,0 +1,138 @@
+"""Every score mlkit knows, with unit, direction and protocol; importing this never imports torch.
+
+How a score is computed stands in `metrics/image.py` and `metrics/sar.py`. A signature names everything that moves the
+number; scores are ranked against each other only where their signatures are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from mlkit.errors import MlkitError, did_you_mean, listing
+
+Better = Literal["higher", "lower", "one"]
+
+BETTER_TEXT: dict[Better, str] = {"higher": "higher", "lower": "lower", "one": "closest to 1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What a score means."""
+
+    key: str
+    name: str
+    unit: str  # "" for a plain number
+    better: Better  # "one": the closest to 1
+    signature: str  # key|what is compared|border|range|how images are averaged|version of this protocol
+    summary: str
+    decimals: int  # digits worth printing
+
+
+def _table(metrics: Iterable[Metric]) -> dict[str, Metric]:
+    return {metric.key: metric for metric in metrics}
+
+
+METRICS: dict[str, Metric] = _table(
+    (
+        Metric(
+            key="loss",
+            name="Loss",
+            unit="",
+            better="lower",
+            signature="loss|training-objective|mean-of-images|v1",
+            summary="The training objective on validation data; comparable only between runs with equal loss settings.",
+            decimals=5,
+        ),
+        Metric(
+            key="psnr",
+            name="PSNR",
+            unit="dB",
+            better="higher",
+            signature="psnr|gray|crop0|clip01|mean-of-images|v1",
+            summary="Peak signal-to-noise ratio with peak 1. For `sar` of the dB image normalised to [0, 1], so it "
+            "depends on the clip range vmin_db to vmax_db, and speckle bounds it near 20 dB.",
+            decimals=2,
+        ),
+        Metric(
+            key="rmse_db",
+            name="RMSE in dB",
+            unit="dB",
+            better="lower",
+            signature="rmse_db|gray|crop0|clip01|mean-of-images|v1",
+            summary="Root mean square error of the backscatter in dB: PSNR without its dependence on the clip range.",
+            decimals=3,
+        ),
+        Metric(
+            key="ssim",
+            name="SSIM",
+            unit="",
+            better="higher",
+            signature="ssim|gray|gauss11s1.5|crop5|mean-of-images|v1",
+            summary="Structural similarity (Wang et al. 2004): Gaussian window 11, sigma 1.5, population covariance, "
+            "averaged where the window fits into the image.",
+            decimals=4,
+        ),
+        Metric(
+            key="ms_ssim",
+            name="MS-SSIM",
+            unit="",
+            better="higher",
+            signature="ms_ssim|gray|gauss11s1.5|crop5|5scales|mean-of-images|v1",
+            summary="Multi-scale structural similarity (Wang et al. 2003), five scales; needs 176 px or more a side.",
+            decimals=4,
+        ),
+        Metric(
+            key="enl_ratio",
+            name="ENL ratio",
+            unit="",
+            better="one",
+            signature="enl_ratio|linear-intensity|win25s12|cv20|clip2|median|mean-of-images|v1",
+            summary="Equivalent number of looks of the reconstruction over that of the original, mean^2/variance of "
+            "linear intensity in the same homogeneous windows: 1 keeps the speckle, above 1 smooths it away.",
+            decimals=2,
+        ),
+        Metric(
+            key="epi",
+            name="EPI",
+            unit="",
+            better="higher",
+            signature="epi|db|laplace4|centred|mean-of-images|v1",
+            summary="Edge preservation index (Sattar et al. 1997): centred correlation of the Laplacian images. "
+            "Independent speckle over one scene scores near 0, unlike indices from gradient magnitudes.",
+            decimals=3,
+        ),
+    )
+)
+
+
+def get_metric(key: str) -> Metric:
+    """Return the metric of that key.
+
+    Raises:
+        MlkitError: for an unknown key; the sentence names the nearest one and all there are.
+    """
+    if key not in METRICS:
+        raise MlkitError(f"unknown metric '{key}'{did_you_mean(key, METRICS)}; known: {listing(list(METRICS))}")
+    return METRICS[key]
+
+
+def goodness(key: str, value: float) -> float:
+    """Return a number that rises as the score gets better: the value, its negative, or minus its distance from 1."""
+    better = get_metric(key).better
+    if better == "one":
+        return -abs(value - 1.0)
+    return value if better == "higher" else -value
+
+
+def metric_table_markdown() -> str:
+    """Return the table of docs/metrics.md: one row a metric."""
+    lines = ["| key | name | unit | better | meaning | signature |", "| --- | --- | --- | --- | --- | --- |"]
+    for metric in METRICS.values():
+        signature = metric.signature.replace("|", "\\|")  # also inside code, a bar would end the cell
+        lines.append(
+            f"| `{metric.key}` | {metric.name} | {metric.unit or '-'} | {BETTER_TEXT[metric.better]} "
+            f"| {metric.summary} | `{signature}` |"
+        )
+    return "\n".join(lines) + "\n"

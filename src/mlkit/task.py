@@ -1,0 +1,89 @@
+"""The contract between a task and everything that is written once: trainer, checkpoints, evaluation, grids.
+
+A task is one folder and nine verbs. The trainer knows nothing else of it; a task never imports the trainer.
+Tensors are float32 [B, C, H, W] unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+
+from mlkit.data.source import Source
+from mlkit.imaging.grids import Panel
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mlkit.data.manifest import DatasetManifest
+    from mlkit.settings import RunSettings
+
+Batch = Mapping[str, "Tensor"]
+
+__all__ = ["Batch", "Loss", "Panel", "SavesAdapter", "Source", "Task"]
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What one training forward pass gives back."""
+
+    total: Tensor  # the scalar that is differentiated
+    parts: Mapping[str, Tensor] = field(default_factory=dict)  # detached, before weighting, for the log
+    warnings: Sequence[str] = ()  # "latent 3: KL 0.01 nat is below 0.05 nat (collapsed)"
+
+
+@runtime_checkable
+class SavesAdapter(Protocol):
+    """A model whose checkpoint is an adapter (LoRA) in its library's own files, not `model.safetensors`."""
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write adapter_config.json and adapter_model.safetensors."""
+        ...
+
+    def load_adapter(self, folder: Path) -> None:
+        """Load them in place: the parameters stay the same objects. Raises CheckpointError on any mismatch."""
+        ...
+
+
+class Task(Protocol):
+    """The nine verbs of a task, and the settings that it was made from."""
+
+    settings: RunSettings
+    primary_metric: ClassVar[str]  # key into METRICS, which knows unit and direction
+    facts: Mapping[str, float]  # what `compare` shows beside the scores, such as {"bits_per_px": 2.0}
+
+    def build_dataset(self, source: Path | None, out: Path) -> DatasetManifest:
+        """Build a dataset with the defaults of `dataset build`; `source` None means the embedded sample."""
+        ...
+
+    def build_model(self) -> nn.Module:
+        """Return a fresh model; `requires_grad` marks what is trained and saved."""
+        ...
+
+    def train_source(self, data: DatasetManifest) -> Source: ...
+
+    def eval_source(self, data: DatasetManifest) -> Source: ...
+
+    def images_source(
+        self, data: DatasetManifest, paths: Sequence[Path], *, upscale: int = 1, fit_multiple: int = 1
+    ) -> Source:
+        """Return the user's own images as a source, prepared as `data` was; `upscale` and `fit_multiple` >= 1."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Batch, *, step: int) -> Loss:
+        """Return the training loss; the network is reached only by calling `model(...)`, as DDP needs."""
+        ...
+
+    def predict(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        """Return outputs in evaluation mode, without gradient; `batch` may be larger than in training."""
+        ...
+
+    def metrics(self, outputs: Mapping[str, Tensor], batch: Batch) -> Mapping[str, Tensor]:
+        """Return one value per image, [B], for keys of METRICS; NaN where a metric is undefined for an image."""
+        ...
+
+    def panels(self, outputs: Mapping[str, Tensor], batch: Batch, index: int) -> Sequence[Panel]:
+        """Return the pictures of image `index` of the batch, left to right."""
+        ...

@@ -1,0 +1,117 @@
+"""The SAR task: autoencoders for patches in dB, normalised to [0, 1] between the dataset's own limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mlkit.data.manifest import DatasetManifest
+from mlkit.imaging.grids import Panel, apply_scale, grayscale, heat
+from mlkit.losses import ssim_loss
+from mlkit.metrics import image as image_metrics
+from mlkit.metrics import sar as sar_metrics
+from mlkit.task import Batch, Loss, Source
+from mlkit.tasks.sar.images import ImagesSource
+from mlkit.tasks.sar.model import build_autoencoder
+from mlkit.tasks.sar.settings import SarBuild, SarSettings
+from mlkit.tasks.sar.source import SarSource
+
+if TYPE_CHECKING:
+    from mlkit.settings import RunSettings
+
+_ERROR_SHARE = 0.3  # the difference panel ends at this share of the dB range: larger errors are rare
+
+
+class SarTask:
+    """The verbs of `mlkit.task.Task` for SAR autoencoders.
+
+    Batches hold "image" [B, 1, H, W] in [0, 1], "db_range" [B, 2] (what 0 and 1 are in dB) and, where the scene is
+    simulated, "truth" without speckle. Outputs hold "image".
+    """
+
+    primary_metric: ClassVar[str] = "psnr"
+
+    def __init__(self, settings: RunSettings) -> None:
+        assert isinstance(settings, SarSettings)
+        self.settings: SarSettings = settings
+        # 256 pixels become one latent site of C values (four stages of stride 2).
+        channels = settings.model.latent_channels
+        self.facts: Mapping[str, float] = {"values_ratio": 256 / channels, "bits_per_px": channels * 32 / 256}
+
+    def build_dataset(self, source: Path | None, out: Path) -> DatasetManifest:
+        from mlkit.tasks.sar.dataset import build_dataset
+
+        return build_dataset([source] if source else None, out, build=SarBuild(), skip_broken=False).manifest
+
+    def build_model(self) -> nn.Module:
+        model = self.settings.model
+        return build_autoencoder(model.arch, model.base_channels, model.latent_channels)
+
+    def train_source(self, data: DatasetManifest) -> Source:
+        return SarSource(data, "train", self.settings.data.patch, self.settings.data.augment)
+
+    def eval_source(self, data: DatasetManifest) -> Source:
+        return SarSource(data, "validation", self.settings.data.patch)
+
+    def images_source(
+        self, data: DatasetManifest, paths: Sequence[Path], *, upscale: int = 1, fit_multiple: int = 1
+    ) -> Source:
+        return ImagesSource(data, paths, upscale=upscale, fit_multiple=fit_multiple)
+
+    def loss(self, model: nn.Module, batch: Batch, *, step: int) -> Loss:
+        image = batch["image"]
+        reconstruction = model(image)
+        mse = functional.mse_loss(reconstruction, image)
+        dissimilarity = ssim_loss(reconstruction, image)
+        weights = self.settings.loss
+        total = weights.mse_weight * mse + weights.ssim_weight * dissimilarity
+        return Loss(total, {"mse": mse.detach(), "ssim_loss": dissimilarity.detach()})
+
+    def predict(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        image = batch["image"]
+        # Images of any size: the network needs multiples of 16.
+        bottom, right = -image.shape[-2] % 16, -image.shape[-1] % 16
+        padded = functional.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
+        return {"image": model(padded)[..., : image.shape[-2], : image.shape[-1]].clamp(0, 1)}
+
+    def metrics(self, outputs: Mapping[str, Tensor], batch: Batch) -> Mapping[str, Tensor]:
+        x, y = outputs["image"], batch["image"]
+        low, high = (float(value) for value in batch["db_range"][0])  # one dataset, one range
+        psnr, ssim = image_metrics.psnr(x, y), image_metrics.ssim(x, y)
+        weights = self.settings.loss
+        mse = (x - y).square().mean(dim=(1, 2, 3))
+        return {
+            "loss": weights.mse_weight * mse + weights.ssim_weight * (1 - ssim).to(mse.dtype),
+            "psnr": psnr,
+            "rmse_db": sar_metrics.rmse_db(x, y, vmin_db=low, vmax_db=high),
+            "ssim": ssim,
+            "enl_ratio": sar_metrics.enl_ratio(x, y, vmin_db=low, vmax_db=high),
+            "epi": sar_metrics.epi(x, y),
+        }
+
+    def panels(self, outputs: Mapping[str, Tensor], batch: Batch, index: int) -> Sequence[Panel]:
+        low, high = batch["db_range"][index].tolist()
+        original = batch["image"][index, 0].cpu().numpy() * (high - low) + low
+        made = outputs["image"][index, 0].cpu().numpy() * (high - low) + low
+        one = slice(index, index + 1)
+        scores = self.metrics({"image": outputs["image"][one]}, {key: value[one] for key, value in batch.items()})
+        values = {key: float(value[0]) for key, value in scores.items()}
+        note = (
+            f"PSNR {values['psnr']:.2f} dB   SSIM {values['ssim']:.3f}\n"
+            f"ENL ratio {values['enl_ratio']:.2f}   EPI {values['epi']:.3f}"
+        )
+        db = grayscale("backscatter (dB)", low, high)
+        error = heat("|difference| (dB)", 0.0, _ERROR_SHARE * (high - low))
+        difference = abs(made - original)
+        return [
+            Panel("Original", apply_scale(original, db), f"{low:.1f} to {high:.1f} dB", db),
+            Panel("Reconstructed", apply_scale(made, db), note, db),
+            Panel("|difference|", apply_scale(difference, error), f"RMSE {values['rmse_db']:.2f} dB", error),
+        ]
+
+
+TASK = SarTask

@@ -1,0 +1,420 @@
+"""One training loop for every task. Read it top to bottom; nothing here knows which task it trains.
+
+Three rules make resume exact:
+  1. state.step counts completed updates; a checkpoint at step N continues with update N. No "+ 1" anywhere.
+  2. Data order, augmentation, noise and dropout are functions of (seed, step), so no generator state is saved.
+  3. The learning rate is a function of the step, so there is no scheduler object.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mlkit.checkpoint import (
+    Checkpoint,
+    load_weights,
+    prune,
+    read_training_state,
+    save_checkpoint,
+    write_pointer,
+)
+from mlkit.data.manifest import DatasetManifest
+from mlkit.data.sampler import StepSampler, batches
+from mlkit.errors import SettingsError
+from mlkit.seeding import derive_seed, seed_everything
+from mlkit.task import Source, Task
+from mlkit.training import validation
+from mlkit.training.ema import Ema
+from mlkit.training.guards import StopSignal, memory_named, stop_if_not_finite
+from mlkit.training.precision import Choice, Network, fused_adamw_works
+from mlkit.training.progress import Progress, Silent
+from mlkit.training.ranks import synced
+from mlkit.training.schedule import Plan, lr_at, plan
+from mlkit.training.tracking import RowFile, Trackers
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Everything that changes over steps and is not a tensor."""
+
+    step: int = 0  # completed optimizer updates
+    samples_seen: int = 0  # over all processes; the data position
+    best: float | None = None  # of the primary metric, as it is reported
+    best_step: int | None = None
+    watched_best: float | None = None  # of early stopping's metric
+    evaluations_without_gain: int = 0
+    hooks_failed: int = 0
+    train_s: float = 0.0  # time in updates, without evaluation and saving
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a training ended."""
+
+    state: TrainState
+    checkpoint: Checkpoint
+    stopped_by: str | None = None  # "SIGTERM"; None when it came to its end
+    stopped_early: bool = False
+    means: Mapping[str, float] = field(default_factory=dict)  # validation scores of the last evaluation
+    failures: tuple[str, ...] = ()  # hooks and trackers that failed, one sentence each
+
+
+@dataclass(slots=True)
+class Run:
+    """The parts of a running training, set up once and the same for a fresh and a resumed run."""
+
+    task: Task
+    data: DatasetManifest
+    folder: Path
+    name: str
+    run_id: str
+    plan: Plan
+    accelerator: Accelerator
+    network: nn.Module  # called by the loss: autocast, and DDP where there are several processes
+    net: nn.Module  # the model itself
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    ema: Ema
+    source: Source
+    eval_source: Source
+    progress: Progress
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def main(self) -> bool:
+        return bool(self.accelerator.is_main_process)
+
+
+def fit(
+    task: Task,
+    data: DatasetManifest,
+    folder: Path,
+    *,
+    accelerator: Accelerator,
+    name: str,
+    run_id: str,
+    resume: Checkpoint | None = None,
+    init_from: Checkpoint | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Train until the planned number of updates, a signal, or early stopping; returns how it ended.
+
+    Args:
+        task: the task, with settings in which precision and channels_last are decided.
+        data: the dataset.
+        folder: the run's folder; it exists.
+        accelerator: device and processes.
+        name: the run's name.
+        run_id: the run's id.
+        resume: continue exactly from this checkpoint.
+        init_from: start a new run from these weights.
+        progress: where to tell what goes on.
+
+    Raises:
+        NonFiniteError, MemoryShortError, CheckpointError, DataError: each with the way on.
+    """
+    with memory_named(), StopSignal() as stop:
+        run = _set_up(task, data, folder, accelerator, name, run_id, init_from, progress or Silent())
+        state = _restore(run, resume) if resume else TrainState()
+        return _train(run, state, stop, resume)
+
+
+def _set_up(
+    task: Task,
+    data: DatasetManifest,
+    folder: Path,
+    accelerator: Accelerator,
+    name: str,
+    run_id: str,
+    init_from: Checkpoint | None,
+    progress: Progress,
+) -> Run:
+    settings = task.settings.train
+    if settings.batch_size % accelerator.num_processes:
+        raise SettingsError(
+            f"train.batch_size = {settings.batch_size} is over all processes and cannot be divided by "
+            f"{accelerator.num_processes}; choose a multiple"
+        )
+    assert settings.precision != "auto" and settings.channels_last != "auto", "decided before the run folder is made"
+    source, eval_source = task.train_source(data), task.eval_source(data)
+    seed_everything(derive_seed(task.settings.seed, "init"))  # initial weights depend on the seed alone
+    net = task.build_model()
+    if init_from:
+        load_weights(net, init_from, averaged=True)
+    if accelerator.num_processes > 1:
+        net = synced(net)
+    choice = Choice(settings.precision, settings.channels_last)
+    network = Network(net, accelerator.device, choice)
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(net, settings.weight_decay),
+        lr=0.0,  # the loop sets it at every step
+        betas=settings.betas,
+        fused=fused_adamw_works([accelerator.device]),
+    )
+    return Run(
+        task=task,
+        data=data,
+        folder=folder,
+        name=name,
+        run_id=run_id,
+        plan=plan(settings, len(source)),
+        accelerator=accelerator,
+        network=accelerator.prepare_model(network),
+        net=net,
+        optimizer=optimizer,
+        scaler=torch.amp.GradScaler(accelerator.device.type, enabled=settings.precision == "fp16"),
+        ema=Ema(net, settings.ema_decay),
+        source=source,
+        eval_source=eval_source,
+        progress=progress,
+    )
+
+
+def _parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay matrices and kernels only: pulling biases and normalisation weights to zero helps nothing."""
+    trained = [value for value in net.parameters() if value.requires_grad]
+    return [
+        {"params": [value for value in trained if value.ndim > 1], "weight_decay": weight_decay},
+        {"params": [value for value in trained if value.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _restore(run: Run, checkpoint: Checkpoint) -> TrainState:
+    load_weights(run.net, checkpoint, averaged=False)
+    values, tensors = read_training_state(checkpoint)
+    run.optimizer.load_state_dict(tensors["optimizer"])
+    run.scaler.load_state_dict(tensors["scaler"])
+    if run.ema.state():
+        from mlkit.checkpoint import read_tensors
+
+        run.ema.load(read_tensors(checkpoint.folder / "ema.safetensors"))
+    return TrainState(**values)
+
+
+def _train(run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | None) -> Outcome:
+    settings, accelerator = run.task.settings, run.accelerator
+    rows = RowFile(run.folder / "metrics.jsonl", state.step) if run.main else None
+    timing = RowFile(run.folder / "timing.jsonl", state.step) if run.main else None
+    trackers = None
+    if run.main:
+        trackers = Trackers(
+            settings.tracking,
+            run.folder,
+            name=run.name,
+            run_id=run.run_id,
+            start_step=state.step,
+            values=settings.model_dump(mode="json"),
+        )
+    saved = resumed
+    if saved and run.main:
+        validation.finish_hooks(run, saved, trackers)  # a kill may have come between a checkpoint and its grid
+    run.progress.begin(state.step, run.plan.steps, run.plan.samples_per_step)
+    data = _training_batches(run, state)
+    warned: set[str] = set()
+    stopped_early = False
+    means: Mapping[str, float] = {}
+
+    while state.step < run.plan.steps:
+        # ---- one update ------------------------------------------------------------------------------------
+        started_s = perf_counter()
+        seed_everything(derive_seed(settings.seed, "step", state.step, accelerator.process_index))
+        lr = lr_at(state.step, settings.train, run.plan.steps, run.plan.warmup_steps)
+        scalars, warnings, stopping = _update(run, data, stop, step=state.step, lr=lr)
+        run.ema.update(run.net)
+        state.step += 1
+        state.samples_seen += run.plan.samples_per_step
+        state.train_s += perf_counter() - started_s
+
+        # ---- tell ------------------------------------------------------------------------------------------
+        at_end = state.step >= run.plan.steps
+        if run.main:
+            assert rows and timing and trackers
+            run.progress.update(state.step, scalars | {"lr": lr})
+            for warning in warnings:
+                kind = "".join(letter for letter in warning if not letter.isdigit())
+                if kind not in warned:
+                    warned.add(kind)
+                    run.progress.say(f"warning at step {state.step}: {warning}")
+                    log.warning("step %d: %s", state.step, warning)
+            if at_end or state.step % settings.tracking.every == 0:
+                rows.add({"step": state.step, "samples": state.samples_seen, "lr": lr, **scalars})
+                timing.add({"step": state.step, "train_s": round(state.train_s, 3)})
+                trackers.log({f"train/{key}": value for key, value in (scalars | {"lr": lr}).items()}, state.step)
+
+        # ---- score, save, draw -----------------------------------------------------------------------------
+        save_due = at_end or state.step % settings.checkpoint.every == 0
+        eval_due = at_end or state.step % (settings.eval.every or settings.checkpoint.every) == 0
+        scored = None
+        if eval_due:
+            scored = validation.score(run, state)  # every process: early stopping must be agreed
+            if scored is not None:
+                means = scored.means()
+                stopped_early = validation.take_note(run, state, means)
+                if run.main:
+                    assert rows and trackers
+                    rows.add({"step": state.step, "split": "validation", **means})
+                    trackers.log({f"validation/{key}": value for key, value in means.items()}, state.step)
+        if save_due or stopping or stopped_early:
+            if run.main:
+                assert rows and timing
+                rows.sync()
+                timing.sync()
+                saved = _save(run, state, scored)
+                validation.draw(run, saved, scored, trackers)
+            accelerator.wait_for_everyone()
+        if stopping or stopped_early:
+            break
+
+    # ---- finish --------------------------------------------------------------------------------------------
+    run.progress.end()
+    if run.main:
+        assert rows and timing and trackers
+        rows.close()
+        timing.close()
+        trackers.finish()
+        run.failures += [f"tracker {name} failed; see run.log" for name in trackers.failed]
+    if saved is None:  # another process than the main one: it opens what the main one wrote
+        from mlkit.checkpoint import newest_good
+
+        saved, _ = newest_good(run.folder)
+        assert saved is not None
+    finished = state.step >= run.plan.steps or stopped_early
+    return Outcome(
+        state=state,
+        checkpoint=saved,
+        stopped_by=None if finished else (stop.asked_by or "another process"),
+        stopped_early=stopped_early,
+        means=means,
+        failures=tuple(run.failures),
+    )
+
+
+def _training_batches(run: Run, state: TrainState) -> Iterator[dict[str, Tensor]]:
+    settings = run.task.settings
+    sampler = StepSampler(
+        len(run.source),
+        seed=settings.seed,
+        batch_size=settings.train.batch_size,
+        first_sample=state.samples_seen,
+        num_batches=(run.plan.steps - state.step) * settings.train.accumulate,
+        rank=run.accelerator.process_index,
+        ranks=run.accelerator.num_processes,
+    )
+    return batches(
+        run.source,
+        sampler,
+        seed=settings.seed,
+        purpose="sample",
+        workers=settings.train.workers,
+        device=run.accelerator.device,
+    )
+
+
+def _update(
+    run: Run, data: Iterator[dict[str, Tensor]], stop: StopSignal, *, step: int, lr: float
+) -> tuple[dict[str, float], list[str], bool]:
+    """One optimizer update over `accumulate` forward passes.
+
+    Returns:
+        the means of loss and parts over passes and processes with the gradient norm; warnings; whether any process
+        was asked to stop.
+    """
+    settings, accelerator = run.task.settings.train, run.accelerator
+    run.network.train()  # a hook may have left it in eval mode
+    run.optimizer.zero_grad(set_to_none=True)
+    for group in run.optimizer.param_groups:
+        group["lr"] = lr
+    sums: dict[str, Tensor] = {}
+    warnings: list[str] = []
+    samples: list[int] = []
+    for micro in range(settings.accumulate):
+        batch = next(data)
+        is_last = micro == settings.accumulate - 1
+        with nullcontext() if is_last else accelerator.no_sync(run.network):
+            loss = run.task.loss(run.network, batch, step=step)
+            run.scaler.scale(loss.total / settings.accumulate).backward()  # type: ignore[no-untyped-call]
+        for key, value in {"loss": loss.total.detach(), **loss.parts}.items():
+            sums[key] = sums.get(key, torch.zeros((), device=value.device)) + value.float() / settings.accumulate
+        warnings += loss.warnings
+        samples += batch["index"].tolist()
+    run.scaler.unscale_(run.optimizer)
+    trained = [value for value in run.net.parameters() if value.grad is not None]
+    limit = settings.grad_clip_norm if settings.grad_clip_norm is not None else float("inf")
+    grad_norm = nn.utils.clip_grad_norm_(trained, limit)
+    flag = torch.tensor(float(stop.asked_by is not None), device=grad_norm.device)
+    stacked = torch.stack([*sums.values(), grad_norm.float(), flag])
+    # .tolist() is the one device-to-host sync of the step: the price of a guard that names the exact step.
+    *values, asked = accelerator.reduce(stacked, reduction="mean").tolist()
+    scalars = dict(zip([*sums, "grad_norm"], values, strict=True))
+    stop_if_not_finite(
+        scalars,
+        run.folder,
+        step=step,
+        samples=[run.source.sample_id(index) for index in samples] if not _finite(scalars) else [],
+        rank=accelerator.process_index,
+        main=run.main,
+        fp16=run.scaler.is_enabled(),
+    )
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    return scalars, warnings, asked > 0
+
+
+def _finite(scalars: Mapping[str, float]) -> bool:
+    return all(abs(value) < float("inf") for value in scalars.values())
+
+
+def _save(run: Run, state: TrainState, scored: validation.Evaluation | None) -> Checkpoint:
+    """Save, verify, move the pointers, and only then remove what no rule keeps."""
+    settings = run.task.settings
+    run.progress.stage("saving")
+    facts: dict[str, Any] = {
+        "task": settings.task,
+        "step": state.step,
+        "run": run.name,
+        "run_id": run.run_id,
+        "settings": settings.model_dump(mode="json", exclude_none=True),
+        "dataset_sha256": run.data.sha256,
+        "dataset_label": run.data.label,
+        "preprocessing": run.data.preprocessing,
+        "parameters": sum(value.numel() for value in run.net.parameters()),
+        "facts": dict(run.task.facts),
+        "scores": validation.finite(scored.means()) if scored else {},
+    }
+    report = {"eval.json": validation.eval_report(run, state.step, scored)} if scored else {}
+    saved = save_checkpoint(
+        run.folder / f"ckpt-{state.step}",
+        run.net,
+        info=facts,
+        ema=run.ema.state(),
+        optimizer={"optimizer": run.optimizer.state_dict(), "scaler": run.scaler.state_dict()},
+        training_state=asdict(state),
+        reports=report,
+    )
+    write_pointer(run.folder, "last", saved.folder)
+    if state.best_step == state.step:
+        write_pointer(run.folder, "best", saved.folder)
+    prune(
+        run.folder,
+        keep_last=settings.checkpoint.keep_last,
+        keep_best=settings.checkpoint.keep_best,
+        keep_every=settings.checkpoint.keep_every,
+        score=lambda folder: validation.stored_score(folder, run.task.primary_metric),
+        protect=[saved.folder],
+    )
+    run.progress.stage("")
+    return saved

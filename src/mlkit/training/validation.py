@@ -1,0 +1,186 @@
+"""What happens around a checkpoint: scores, the best one, early stopping, the grid. None of it changes training."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlkit.checkpoint import Checkpoint, open_checkpoint, step_of
+from mlkit.errors import CheckpointError
+from mlkit.evaluation.evaluate import (
+    Evaluation,
+    evaluate,
+    grid_picture,
+    indices_of_ids,
+    report_json,
+    spread_indices,
+)
+from mlkit.imaging.grids import write_png
+from mlkit.imaging.images import list_images
+from mlkit.metrics import METRICS, goodness
+
+if TYPE_CHECKING:
+    from mlkit.task import Source
+    from mlkit.training.tracking import Trackers
+    from mlkit.training.trainer import Run, TrainState
+
+log = logging.getLogger(__name__)
+
+__all__ = ["Evaluation"]
+
+
+def score(run: Run, state: TrainState) -> Evaluation | None:
+    """Return the scores of the validation part with the averaged weights; None when it failed (said and counted)."""
+    settings = run.task.settings
+    indices = spread_indices(len(run.eval_source), settings.eval.max_samples)
+    shown = _grid_indices(run, indices)
+    try:
+        with run.ema.applied(run.net):
+            result = evaluate(
+                run.task,
+                run.net,
+                run.eval_source,
+                device=run.accelerator.device,
+                batch_size=settings.eval.batch_size or settings.train.batch_size,
+                indices=sorted(set(indices) | set(shown)),
+                panels_of=shown if run.main and settings.checkpoint.grid else (),
+                progress=lambda done, total: run.progress.stage(f"evaluating {done}/{total}"),
+            )
+    except Exception:  # noqa: BLE001 - named, counted, and raised where strict_hooks asks for it
+        _failed(run, state, "evaluation", state.step)
+        return None
+    run.progress.stage("")
+    return result
+
+
+def take_note(run: Run, state: TrainState, means: Mapping[str, float]) -> bool:
+    """Record best values in `state`; returns whether early stopping's patience is over."""
+    settings = run.task.settings.eval
+    primary = means[run.task.primary_metric]
+    best = math.isfinite(primary) and (
+        state.best is None or goodness(run.task.primary_metric, primary) > goodness(run.task.primary_metric, state.best)
+    )
+    if best:
+        state.best, state.best_step = primary, state.step
+    run.progress.scores(state.step, means, best)
+    if settings.early_stop_patience is None:
+        return False
+    watched = means.get(settings.early_stop_metric, math.nan)
+    gain = math.inf
+    if state.watched_best is not None:
+        gain = goodness(settings.early_stop_metric, watched) - goodness(settings.early_stop_metric, state.watched_best)
+    if gain > settings.early_stop_min_delta:
+        state.watched_best, state.evaluations_without_gain = watched, 0
+    else:
+        state.evaluations_without_gain += 1
+    return state.evaluations_without_gain >= settings.early_stop_patience
+
+
+def draw(run: Run, saved: Checkpoint, scored: Evaluation | None, trackers: Trackers | None) -> None:
+    """Write grid.png beside a checkpoint; a failure is logged, counted and repeated at the end."""
+    settings = run.task.settings.checkpoint
+    if not settings.grid:
+        return
+    run.progress.stage("drawing")
+    try:
+        if scored is None or not scored.panels or _outside_images(run):
+            scored = _grid_only(run)
+        heading = f"{run.name}  step {saved.step}" + (f"  ({run.data.label} data)" if run.data.label else "")
+        picture = grid_picture(scored, list(scored.panels), heading)
+        write_png(saved.folder / "grid.png", picture)
+        write_png(run.folder / "grids" / f"grid_{saved.step:08d}.png", picture)
+        if trackers is not None:
+            trackers.log_image("grid", picture, saved.step)
+    except Exception:  # noqa: BLE001 - named, counted, and raised where strict_hooks asks for it
+        _failed(run, None, "grid", saved.step)
+    run.progress.stage("")
+
+
+def finish_hooks(run: Run, saved: Checkpoint, trackers: Trackers | None) -> None:
+    """Draw the grid of a restored checkpoint where a kill came between saving and drawing."""
+    if run.task.settings.checkpoint.grid and not (saved.folder / "grid.png").exists():
+        draw(run, saved, None, trackers)
+
+
+def eval_report(run: Run, step: int, scored: Evaluation) -> str:
+    """Return eval.json of a checkpoint."""
+    return report_json(
+        scored,
+        task=run.task.settings.task,
+        step=step,
+        split="validation",
+        protocol=run.task.settings.eval.protocol,
+        dataset_sha256=run.data.sha256,
+        dataset_label=run.data.label,
+    )
+
+
+def stored_score(folder: Path, metric: str) -> float | None:
+    """Return how good a checkpoint is by its stored mean of `metric`, higher is better; None without one."""
+    try:
+        info = open_checkpoint(folder, verify=False).info
+    except CheckpointError:
+        log.warning("%s (step %s) cannot be read, so it has no score", folder, step_of(folder))
+        return None
+    value = info.get("scores", {}).get(metric)
+    return None if value is None else goodness(metric, value)
+
+
+def finite(means: Mapping[str, float]) -> dict[str, float]:
+    """Return the means that are numbers: JSON has no NaN."""
+    return {key: value for key, value in means.items() if math.isfinite(value) and key in METRICS}
+
+
+def _outside_images(run: Run) -> bool:
+    settings = run.task.settings.checkpoint
+    return bool(settings.eval_images_dir) and not settings.eval_ids
+
+
+def _grid_indices(run: Run, indices: Sequence[int]) -> list[int]:
+    settings = run.task.settings.checkpoint
+    if settings.eval_ids:
+        return indices_of_ids(run.eval_source, settings.eval_ids)
+    return [indices[place] for place in spread_indices(len(indices), settings.grid_images)]
+
+
+def grid_source(run: Run) -> tuple[Source, list[int]]:
+    """Return what the grid shows: ids from the settings, else a folder of images, else some validation samples."""
+    settings = run.task.settings.checkpoint
+    if _outside_images(run):
+        assert settings.eval_images_dir is not None
+        source = run.task.images_source(
+            run.data,
+            list_images(Path(settings.eval_images_dir)),
+            upscale=settings.eval_input_upscale,
+            fit_multiple=settings.eval_fit_multiple,
+        )
+        return source, list(range(min(len(source), max(settings.grid_images, 1))))
+    return run.eval_source, _grid_indices(run, range(len(run.eval_source)))
+
+
+def _grid_only(run: Run) -> Evaluation:
+    source, indices = grid_source(run)
+    # Images of any size: one at a time, since a batch needs equal sizes.
+    with run.ema.applied(run.net):
+        return evaluate(
+            run.task,
+            run.net,
+            source,
+            device=run.accelerator.device,
+            batch_size=1,
+            indices=indices,
+            panels_of=indices,
+        )
+
+
+def _failed(run: Run, state: TrainState | None, what: str, step: int) -> None:
+    if run.task.settings.checkpoint.strict_hooks:
+        raise  # called from an except block: tests and CI want the failure itself
+    log.exception("%s failed at step %d; training goes on", what, step)
+    run.failures.append(f"{what} at step {step} failed; the traceback is in run.log")
+    run.progress.say(f"{what} failed at step {step}: see run.log; training goes on")
+    if state is not None:
+        state.hooks_failed += 1
