@@ -34,7 +34,7 @@ pytest: install
 	$(BIN)/python -m pytest -n 2 --durations=8
 
 docs: install
-	$(BIN)/python -m docs.generate
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -28,7 +28,7 @@ def test_resize_to_multiple_refuses_what_leaves_nothing() -> None:
     image = np.zeros((10, 40, 3), np.float32)
     with pytest.raises(MlkitError, match=r"an image of 40 x 10 px has no part .* multiples of 16 px; give 10 or less"):
         resize_to_multiple(image, 16)
-    with pytest.raises(MlkitError, match="multiple of 0 px; give 1 or more"):
+    with pytest.raises(MlkitError, match=r"multiple of 0 px; give 1 or more"):
         resize_to_multiple(image, 0)
 
 

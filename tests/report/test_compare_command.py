@@ -24,7 +24,7 @@ APP.command()(compare)
 @pytest.fixture
 def rendered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[tuple[str, Path]], list[str], Path]]:
     calls: list[tuple[list[tuple[str, Path]], list[str], Path]] = []
-    stub = types.ModuleType("mlkit.evaluation.evaluate")
+    stub = types.ModuleType("mlkit.commands.opened")
 
     def render(checkpoints: list[tuple[str, Path]], ids: list[str], out: Path) -> None:
         if len(checkpoints) > 2:
@@ -32,7 +32,7 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[tuple[str, Path
         calls.append((checkpoints, ids, out))
 
     stub.render_side_by_side = render  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "mlkit.evaluation.evaluate", stub)
+    monkeypatch.setitem(sys.modules, "mlkit.commands.opened", stub)
     return calls
 
 

@@ -132,12 +132,14 @@ def infer(
     from mlkit.runs.folders import resolve_run
     from mlkit.settings import Places
     from mlkit.tasks.sar.infer import infer_scenes
+    from mlkit.tasks.sar.model import Autoencoder
 
     ref = resolve_run(str(checkpoint), Places().runs_dir)
     picked, sentence = pick_device(device)
     if sentence:
         typer.echo(sentence, err=True)
     opened = open_model(ref.chosen_checkpoint(), picked, task_name="sar")
+    assert isinstance(opened.net, Autoencoder)
     problems: list[str] = []
     for scene in scenes:
         counting = Counting("rows")

@@ -13,13 +13,13 @@ import numpy as np
 import tifffile
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from mlkit.errors import DataError, NonFiniteError
 from mlkit.files import atomic_file
 from mlkit.imaging.grids import Panel, apply_scale, comparison_grid, grayscale, heat, write_png
-from mlkit.imaging.tiling import receptive_radius, tiled_rows
+from mlkit.imaging.tiling import tiled_rows
 from mlkit.tasks.sar.formats import GEO_TAGS
+from mlkit.tasks.sar.model import Autoencoder
 from mlkit.tasks.sar.readers import OpenScene, open_scenes
 from mlkit.tasks.sar.settings import Kind
 from mlkit.tasks.sar.source import to_unit
@@ -58,13 +58,13 @@ class _Sums:
     masked: int = 0
 
 
-def default_overlap(net: nn.Module) -> int:
-    """Return the overlap at which tiles give what the whole scene would: twice the measured receptive radius."""
-    return math.ceil((2 * receptive_radius(net, MULTIPLE) + BLEND_PX) / MULTIPLE) * MULTIPLE
+def default_overlap(net: Autoencoder) -> int:
+    """Return the overlap at which tiles give what the whole scene would: twice the receptive radius, and the blend."""
+    return math.ceil((2 * net.receptive_radius_px + BLEND_PX) / MULTIPLE) * MULTIPLE
 
 
 def infer_scenes(
-    net: nn.Module,
+    net: Autoencoder,
     preprocessing: Mapping[str, Any],
     path: Path,
     out: Path,
@@ -123,7 +123,7 @@ def _stem(scene: OpenScene) -> str:
 
 
 def _one(
-    net: nn.Module,
+    net: Autoencoder,
     preprocessing: Mapping[str, Any],
     scene: OpenScene,
     target: Path,
@@ -145,7 +145,7 @@ def _one(
         with torch.no_grad():
             output: NDArray[np.float32] = net(torch.from_numpy(tile_chw[None]).to(device))[0].float().cpu().numpy()
         if not np.isfinite(output).all():
-            raise NonFiniteError(f"{scene.name}: the model gives values that are not finite; the checkpoint is unusable")
+            raise NonFiniteError(f"{scene.name}: the model gives values that are not finite; its weights are unusable")
         return output
 
     def read(top: int, bottom: int) -> NDArray[np.float32]:

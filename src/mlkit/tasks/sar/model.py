@@ -14,15 +14,24 @@ from torch.nn import functional
 
 Arch = Literal["baseline", "resnet_lite_v2", "residual_v1"]
 STRIDE = 16  # pixels a side that become one latent site
+# By layout, at any width; measured with imaging.tiling.receptive_radius, which takes minutes on the full networks.
+RECEPTIVE_RADIUS_PX: dict[Arch, int] = {"baseline": 60, "resnet_lite_v2": 156, "residual_v1": 201}
 
 
 class Autoencoder(nn.Module):
-    """An encoder and a decoder; `forward` returns the reconstruction, [B, 1, H, W] in [0, 1]."""
+    """An encoder and a decoder; `forward` returns the reconstruction, [B, 1, H, W] in [0, 1].
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+    Args:
+        encoder: [B, 1, H, W] to [B, C, H/16, W/16].
+        decoder: and back.
+        receptive_radius_px: how far from an output pixel the input can still change it.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, receptive_radius_px: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
+        self.receptive_radius_px = receptive_radius_px
 
     def encode(self, image: Tensor) -> Tensor:
         """Return the latent [B, C, H/16, W/16]."""
@@ -40,7 +49,7 @@ class Autoencoder(nn.Module):
 def build_autoencoder(arch: Arch, base_channels: int, latent_channels: int) -> Autoencoder:
     """Return a fresh autoencoder of a layout."""
     parts = {"baseline": _baseline, "resnet_lite_v2": _resnet_lite, "residual_v1": _residual}[arch]
-    return Autoencoder(*parts(base_channels, latent_channels))
+    return Autoencoder(*parts(base_channels, latent_channels), RECEPTIVE_RADIUS_PX[arch])
 
 
 # ---- baseline: strided 5x5 convolutions ----------------------------------------------------------------------
