@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mlkit.checkpoint import (
     Checkpoint,
+    checkpoint_folders,
     load_weights,
     prune,
     read_training_state,
@@ -220,8 +221,10 @@ def _train(run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | 
             values=settings.model_dump(mode="json"),
         )
     saved = resumed
-    if saved and run.main:
-        validation.finish_hooks(run, saved, trackers)  # a kill may have come between a checkpoint and its grid
+    if saved and run.main and saved.folder.parent == run.folder:
+        # A kill may have come between a checkpoint and what follows it.
+        _settle(run, saved)
+        validation.finish_hooks(run, saved, trackers)
     run.progress.begin(state.step, run.plan.steps, run.plan.samples_per_step)
     data = _training_batches(run, state)
     warned: set[str] = set()
@@ -405,16 +408,27 @@ def _save(run: Run, state: TrainState, scored: validation.Evaluation | None) -> 
         training_state=asdict(state),
         reports=report,
     )
-    write_pointer(run.folder, "last", saved.folder)
-    if state.best_step == state.step:
-        write_pointer(run.folder, "best", saved.folder)
-    prune(
-        run.folder,
-        keep_last=settings.checkpoint.keep_last,
-        keep_best=settings.checkpoint.keep_best,
-        keep_every=settings.checkpoint.keep_every,
-        score=lambda folder: validation.stored_score(folder, run.task.primary_metric),
-        protect=[saved.folder],
-    )
+    _settle(run, saved)
     run.progress.stage("")
     return saved
+
+
+def _settle(run: Run, saved: Checkpoint) -> None:
+    """Move the pointers and remove what no rule keeps; doing it again changes nothing."""
+    settings = run.task.settings.checkpoint
+
+    def score(folder: Path) -> float | None:
+        return validation.stored_score(folder, run.task.primary_metric)
+
+    write_pointer(run.folder, "last", saved.folder)
+    scored = [(value, folder) for folder in checkpoint_folders(run.folder) if (value := score(folder)) is not None]
+    if scored and settings.keep_best:
+        write_pointer(run.folder, "best", max(scored, key=lambda pair: pair[0])[1])  # the first of equals
+    prune(
+        run.folder,
+        keep_last=settings.keep_last,
+        keep_best=settings.keep_best,
+        keep_every=settings.keep_every,
+        score=score,
+        protect=[saved.folder],
+    )

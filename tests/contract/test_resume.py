@@ -1,0 +1,77 @@
+"""Killed anywhere, resumed exactly: the proof, for every task."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlkit.tasks import available_tasks
+from running import Job, fingerprint, run, run_with_kills, timed
+
+TASKS = ("toy", *available_tasks())
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL and fork servers are POSIX")
+
+STEPS = {"train.steps": 13, "checkpoint.every": 3, "tracking.every": 1, "checkpoint.keep_last": 2}
+# Different ways of reaching the same numbers: workers and pictures must not matter to any of them.
+PLAIN: dict[str, Any] = {"train.batch_size": 4}
+FULL: dict[str, Any] = {"train.batch_size": 2, "train.accumulate": 2, "train.ema_decay": 0.9}
+
+
+def _same(one: Path, other: Path) -> None:
+    expected, found = fingerprint(one), fingerprint(other)
+    different = [name for name in expected if found.get(name) != expected[name]]
+    assert expected.keys() == found.keys()
+    assert not different, f"differs: {different}"
+    assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("what", [PLAIN, FULL], ids=["plain", "accumulation and EMA"])
+def test_killed_at_random_and_resumed_gives_the_same_bits(
+    task: str, what: dict[str, Any], datasets: dict[str, Path], tmp_path: Path
+) -> None:
+    base = STEPS | what
+    whole_s = timed(Job(task, datasets[task], base | {"checkpoint.grid": False, "train.workers": 0}), tmp_path / "one")
+    hits = 0
+    for workers, grid in ((0, True), (1, False), (2, True)):
+        job = Job(task, datasets[task], base | {"checkpoint.grid": grid, "train.workers": workers})
+        folder = tmp_path / f"killed-{workers}"
+        hits += run_with_kills(job, folder, seed=workers, longest_s=whole_s, kills=10)
+        _same(tmp_path / "one", folder)
+        if grid:
+            assert all((path / "grid.png").exists() for path in folder.glob("ckpt-*"))
+    assert hits >= 4, "the kills came too late to prove anything"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_killed_before_any_operation_on_files_and_resumed_gives_the_same_bits(
+    task: str, datasets: dict[str, Path], tmp_path: Path
+) -> None:
+    """Each place inside writing rows, saving, pointing, pruning and drawing, for the first three checkpoints."""
+    short = {"train.steps": 5, "checkpoint.every": 2, "tracking.every": 1, "checkpoint.keep_last": 1, **PLAIN}
+    job = Job(task, datasets[task], short)
+    assert run(job, tmp_path / "one")
+    place, ended = 0, False
+    step = 1 if task == "toy" else 11  # every place for the toy, a sample of them for the slower ones
+    while not ended:
+        place += step
+        folder = tmp_path / f"at-{place}"
+        ended = run(job, folder, die_at=place)
+        if not ended:
+            assert run(job, folder)
+            _same(tmp_path / "one", folder)
+            assert not list(folder.glob(".partial-*")), "a leftover of the killed process stayed"
+    assert place > 40
+
+
+def test_without_the_seed_of_each_step_the_proof_fails(datasets: dict[str, Path], tmp_path: Path) -> None:
+    """The tests above can fail: take the seeding of each update out, and a resumed run has other weights."""
+    job = Job("toy", datasets["toy"], STEPS | PLAIN, breakage="step seeds")
+    assert run(job, tmp_path / "one")
+    run(job, tmp_path / "killed", die_at=40)
+    assert run(job, tmp_path / "killed")
+    with pytest.raises(AssertionError, match="differs"):
+        _same(tmp_path / "one", tmp_path / "killed")

@@ -1,0 +1,181 @@
+"""Trainings that are killed: each runs in a process of its own, forked from a server that has torch imported."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+EXTRA_PRESETS = {"sr": "ftd_tiny"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a killed and an unharmed training have in common."""
+
+    task: str
+    data: Path
+    changes: Mapping[str, Any] = field(default_factory=dict)  # dotted settings keys
+    breakage: str = ""  # "step seeds": train as if no update were seeded
+
+
+def settings_of(job: Job) -> Any:
+    """Return the settings: the task's tiny preset, or the toy's, with the job's changes."""
+    from mlkit.presets import override, resolve_preset
+    from mlkit.settings import RunSettings, TrainSettings
+
+    fixed = {"train.precision": "fp32", "train.channels_last": False, **job.changes}
+    if job.task == "toy":
+        settings = RunSettings(task="toy", train=TrainSettings(steps=1))
+        nested = settings.model_dump()
+        for key, value in fixed.items():
+            section, _, name = key.partition(".")
+            nested[section][name] = value
+        return RunSettings.model_validate(nested)
+    preset = resolve_preset(EXTRA_PRESETS.get(job.task, f"{job.task}_tiny"), quick_test=True).settings
+    return override(preset, assignments=(), flags=fixed)
+
+
+def task_of(job: Job) -> Any:
+    """Return the task of a job."""
+    from mlkit.tasks import load_task
+
+    settings = settings_of(job)
+    if job.task != "toy":
+        return load_task(settings)
+    from toytask import ToyTask
+
+    return ToyTask(settings)
+
+
+def train(job: Job, folder: Path, die_at: int = 0) -> None:
+    """Train from the newest good checkpoint to the end, in this process.
+
+    Args:
+        job: what to train.
+        folder: the run.
+        die_at: kill this process at its die_at-th operation on files that last (1-based); 0: never.
+    """
+    import torch
+    from accelerate import Accelerator
+
+    from mlkit.checkpoint import newest_good
+    from mlkit.data.manifest import open_manifest
+    from mlkit.files import remove_partials
+    from mlkit.training import trainer
+
+    torch.set_num_threads(1)
+    if job.breakage == "step seeds":
+        trainer.derive_seed = lambda seed, *keys: None  # type: ignore[assignment]
+        trainer.seed_everything = lambda seed: None  # type: ignore[assignment]
+    if die_at:
+        _die_at(die_at)
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_partials(folder)
+    found, _ = newest_good(folder)
+    trainer.fit(
+        task_of(job),
+        open_manifest(job.data),
+        folder,
+        accelerator=Accelerator(cpu=True),
+        name=folder.name,
+        run_id="0",
+        resume=found,
+    )
+
+
+def _die_at(number: int) -> None:
+    """Let the process die, as by power loss of it alone, just before its n-th sync, rename or removal."""
+    left = [number]
+
+    def mortal(action: Any) -> Any:
+        def act(*args: Any, **kwargs: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return action(*args, **kwargs)
+
+        return act
+
+    os.fsync = mortal(os.fsync)
+    Path.replace = mortal(Path.replace)  # type: ignore[method-assign]
+    Path.write_bytes = mortal(Path.write_bytes)  # type: ignore[method-assign]
+    Path.write_text = mortal(Path.write_text)  # type: ignore[method-assign]
+    shutil.rmtree = mortal(shutil.rmtree)
+
+
+def _context() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    # torch._dynamo: every optimizer imports it, in more than a second.
+    context.set_forkserver_preload(["mlkit.training.trainer", "accelerate", "mlkit.presets", "torch._dynamo"])
+    return context
+
+
+def run(job: Job, folder: Path, *, die_at: int = 0, kill_after_s: float | None = None) -> bool:
+    """Train in a process of its own; returns whether it came to its end before it was killed."""
+    process = _context().Process(target=train, args=(job, folder, die_at))
+    process.start()
+    process.join(kill_after_s)
+    if process.is_alive():
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    if process.exitcode not in (0, -signal.SIGKILL):
+        raise AssertionError(f"the training itself failed with exit code {process.exitcode}")
+    return bool(process.exitcode == 0)
+
+
+def run_with_kills(job: Job, folder: Path, *, seed: int, longest_s: float, kills: int) -> int:
+    """Kill and resume at random moments until the training ends; returns how many kills hit."""
+    moments = random.Random(seed)
+    for hit in range(kills):
+        if run(job, folder, kill_after_s=moments.uniform(0.0, longest_s)):
+            return hit
+    assert run(job, folder)
+    return kills
+
+
+def timed(job: Job, folder: Path) -> float:
+    """Train in one go; returns the seconds it took."""
+    warm = _context().Process(target=time.monotonic)  # the first one waits for the server to import torch
+    warm.start()
+    warm.join()
+    started_s = time.monotonic()
+    assert run(job, folder)
+    return time.monotonic() - started_s
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """Return a hash of everything that training decides: rows, weights, averages, optimizer, counters, pictures."""
+    import torch
+
+    from mlkit.checkpoint import checkpoint_folders, open_checkpoint, read_training_state
+
+    found = {"metrics.jsonl": _sha((folder / "metrics.jsonl").read_bytes())}
+    for path in checkpoint_folders(folder):
+        checkpoint = open_checkpoint(path)  # every file as it was meant
+        state, optimizer = read_training_state(checkpoint)
+        del state["train_s"]  # a clock
+        found[f"{path.name}/state"] = repr(sorted(state.items()))
+        digest = hashlib.sha256()
+        for number, values in sorted(optimizer["optimizer"]["state"].items()):
+            for key, value in sorted(values.items()):
+                digest.update(f"{number} {key}".encode() + torch.as_tensor(value).numpy().tobytes())
+        found[f"{path.name}/optimizer"] = digest.hexdigest()
+        for file in path.glob("*.safetensors"):
+            found[f"{path.name}/{file.name}"] = _sha(file.read_bytes())
+        found[f"{path.name}/eval.json"] = _sha((path / "eval.json").read_bytes())
+    for name in ("best", "last"):
+        found[name] = (folder / name).read_text()
+    return found
+
+
+def _sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
