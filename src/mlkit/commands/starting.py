@@ -27,6 +27,7 @@ from mlkit.data.sampler import StepSampler, batches
 from mlkit.errors import CheckpointError, DataError, MlkitError, SettingsError
 from mlkit.presets import resolve_preset
 from mlkit.runs.folders import new_run_folder, next_free_name, resolve_run, write_run_json
+from mlkit.seeding import derive_seed, generator, isolated_rng
 from mlkit.settings import Places, RunSettings
 from mlkit.task import Task
 from mlkit.tasks import load_task
@@ -62,7 +63,14 @@ def start(request: Request) -> None:
 
         if request.init_from is not None:
             raise MlkitError("give --resume-from or --init-from, not both")
-        resume_with(request.resume_from, settings, name=request.name, data=request.data, device=request.device)
+        resume_with(
+            request.resume_from,
+            settings,
+            name=request.name,
+            data=request.data,
+            device=request.device,
+            as_json=request.as_json,
+        )
         return
     runs_dir = Places().runs_dir
     name = request.name or settings.preset
@@ -169,7 +177,7 @@ def _card(
         "time": f"about {duration(step_s * planned.steps)}, and evaluation",
     }
     if accelerator.device.type == "cpu" and not request.quick_test:
-        quick = _quick(request, planned.samples_per_step, step_s, settings)
+        quick = _quick(task, data, request, planned.samples_per_step, step_s)
         if quick:
             lines["instead"] = quick
     return lines, step_s
@@ -177,7 +185,6 @@ def _card(
 
 def _step_seconds(task: Task, data: DatasetManifest, accelerator: Accelerator) -> float:
     """Return about how long an update takes, from one or two real ones on a copy of the model."""
-    from mlkit.seeding import derive_seed, isolated_rng
     from mlkit.training.guards import memory_named
     from mlkit.training.precision import Choice, Network
 
@@ -198,19 +205,22 @@ def _step_seconds(task: Task, data: DatasetManifest, accelerator: Accelerator) -
     return float(min(times) * passes)
 
 
-def _quick(request: Request, samples_per_step: int, step_s: float, settings: RunSettings) -> str:
-    """Return what `--quick-test` would take instead, by samples and pixels."""
+def _quick(task: Task, data: DatasetManifest, request: Request, samples_per_step: int, step_s: float) -> str:
+    """Return what `--quick-test` would take instead, by samples and their size."""
     try:
         quick = resolve_preset(request.preset, assignments=request.assignments, quick_test=True).settings
     except SettingsError:
         return ""  # a preset without a quick test
     if quick.train.steps is None:
         return ""
-    per_sample_s = step_s / samples_per_step
-    patch, quick_patch = (getattr(getattr(s, "data", None), "patch", None) for s in (settings, quick))
-    share = (quick_patch / (patch or 256)) ** 2 if quick_patch else 1.0
-    seconds = per_sample_s * share * quick.train.steps * quick.train.batch_size * quick.train.accumulate
-    return f"--quick-test: {quick.train.steps} steps, about {duration(seconds)}"
+    share = _sample_numel(load_task(quick), data) / _sample_numel(task, data)
+    samples = quick.train.steps * quick.train.batch_size * quick.train.accumulate
+    return f"--quick-test: {quick.train.steps} steps, about {duration(step_s / samples_per_step * share * samples)}"
+
+
+def _sample_numel(task: Task, data: DatasetManifest) -> int:
+    sample = task.train_source(data).sample(0, generator(0, "size"))
+    return sum(value.numel() for value in sample.values())
 
 
 def _validate(task: Task, data: DatasetManifest, accelerator: Accelerator, card: dict[str, str], step_s: float) -> None:

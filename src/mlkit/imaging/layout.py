@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -40,17 +42,16 @@ class Writer:
         return int(np.ceil(self.draw.textlength(text, font=self.font(size))))
 
     def wrap(self, text: str, size: int, width: int) -> list[str]:
-        """Return lines no wider than `width`; a single word that is too wide is cut and ends in "..."."""
+        """Return lines no wider than `width`, broken at spaces and after "/" and "_"; a longer piece ends in "..."."""
         lines: list[str] = []
         for paragraph in _plain(text).split("\n") if text else []:
             line = ""
-            for word in paragraph.split(" "):
-                joined = f"{line} {word}" if line else word
-                if line and self.width(joined, size) > width:
-                    lines.append(self.cut(line, size, width))
-                    joined = word
-                line = joined
-            lines.append(self.cut(line, size, width))
+            for piece in re.split(r"(?<=[ /_])", paragraph):
+                if line and self.width((line + piece).rstrip(), size) > width:
+                    lines.append(self.cut(line.rstrip(), size, width))
+                    line = ""
+                line += piece
+            lines.append(self.cut(line.rstrip(), size, width))
         return lines
 
     def cut(self, text: str, size: int, width: int) -> str:
@@ -221,8 +222,10 @@ def _draw_bar(page: Image.Image, writer: Writer, scale: ColorScale, x: int, y: i
     ramp = np.broadcast_to(scale.colors_rgb[index], (BAR_HEIGHT, BAR_WIDTH, 3))
     _frame(page, Image.fromarray(image_to_u8(ramp)), x, y)
     y += BAR_HEIGHT + 5
+    span = scale.vmax - scale.vmin
+    decimals = max(0, 2 - math.floor(math.log10(span)))  # three digits of the range, the same number for all
     for share in (0.0, 0.5, 1.0):
-        text = f"{scale.vmin + share * (scale.vmax - scale.vmin):.4g}"
+        text = f"{scale.vmin + share * span:.{decimals}f}"
         text_x = x + round(share * (BAR_WIDTH - writer.width(text, SMALL_SIZE)))
         writer.write([text], text_x, y, SMALL_SIZE, INK_SOFT)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,9 +35,9 @@ __all__ = ["Evaluation"]
 def score(run: Run, state: TrainState) -> Evaluation | None:
     """Return the scores of the validation part with the averaged weights; None when it failed (said and counted)."""
     settings = run.task.settings
-    indices = spread_indices(len(run.eval_source), settings.eval.max_samples)
-    shown = _grid_indices(run, indices)
+    indices = _scored_indices(run)
     try:
+        drawn = set(_grid_indices(run)) & set(indices) if run.main and settings.checkpoint.grid else set()
         with run.ema.applied(run.net):
             result = evaluate(
                 run.task,
@@ -45,8 +45,8 @@ def score(run: Run, state: TrainState) -> Evaluation | None:
                 run.eval_source,
                 device=run.accelerator.device,
                 batch_size=settings.eval.batch_size or settings.train.batch_size,
-                indices=sorted(set(indices) | set(shown)),
-                panels_of=shown if run.main and settings.checkpoint.grid else (),
+                indices=indices,
+                panels_of=sorted(drawn),
                 progress=lambda done, total: run.progress.stage(f"evaluating {done}/{total}"),
             )
     except Exception:  # noqa: BLE001 - named, counted, and raised where strict_hooks asks for it
@@ -86,10 +86,12 @@ def draw(run: Run, saved: Checkpoint, scored: Evaluation | None, trackers: Track
         return
     run.progress.stage("drawing")
     try:
-        if scored is None or not scored.panels or _outside_images(run):
+        indices = [] if _outside_images(run) else _grid_indices(run)
+        if scored is None or not indices or not set(indices) <= scored.panels.keys():
             scored = _grid_only(run)
+            indices = scored.indices
         heading = f"{run.name}  step {saved.step}" + (f"  ({run.data.label} data)" if run.data.label else "")
-        picture = grid_picture(scored, list(scored.panels), heading)
+        picture = grid_picture(scored, indices, heading)
         write_png(saved.folder / "grid.png", picture)
         write_png(run.folder / "grids" / f"grid_{saved.step:08d}.png", picture)
         if trackers is not None:
@@ -139,10 +141,15 @@ def _outside_images(run: Run) -> bool:
     return bool(settings.eval_images_dir) and not settings.eval_ids
 
 
-def _grid_indices(run: Run, indices: Sequence[int]) -> list[int]:
+def _scored_indices(run: Run) -> list[int]:
+    return spread_indices(len(run.eval_source), run.task.settings.eval.max_samples)
+
+
+def _grid_indices(run: Run) -> list[int]:
     settings = run.task.settings.checkpoint
     if settings.eval_ids:
         return indices_of_ids(run.eval_source, settings.eval_ids)
+    indices = _scored_indices(run)  # pictures of samples that are scored anyway cost no forward pass
     return [indices[place] for place in spread_indices(len(indices), settings.grid_images)]
 
 
@@ -158,7 +165,7 @@ def grid_source(run: Run) -> tuple[Source, list[int]]:
             fit_multiple=settings.eval_fit_multiple,
         )
         return source, list(range(min(len(source), max(settings.grid_images, 1))))
-    return run.eval_source, _grid_indices(run, range(len(run.eval_source)))
+    return run.eval_source, _grid_indices(run)
 
 
 def _grid_only(run: Run) -> Evaluation:
