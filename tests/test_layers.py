@@ -12,13 +12,13 @@ ROOT = Path(__file__).parents[1] / "src" / "mlkit"
 # From the bottom up. Members of one layer that are listed apart never import each other.
 LAYERS: list[list[str]] = [
     ["errors"],
-    ["files", "seeding", "settings"],
+    ["files", "outside", "seeding", "settings"],
     ["imaging", "metrics"],
     ["losses"],
     ["data"],
     ["task"],
     ["checkpoint"],
-    ["evaluation", "runs", "tasks.sar"],
+    ["evaluation", "runs", *(f"tasks.{path.parent.name}" for path in ROOT.glob("tasks/*/task.py"))],
     ["training", "report"],
     ["tasks"],
     ["presets"],

@@ -43,7 +43,17 @@ def _not_here(name: str) -> Any:
     return absent
 
 
+_VERBS = ("dataset", "train", "resume", "eval", "infer", "compare")
+
+
+class _InOrderOfUse(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = super().list_commands(ctx)  # plain commands first, then groups
+        return sorted(names, key=lambda name: _VERBS.index(name) if name in _VERBS else len(_VERBS))
+
+
 app = typer.Typer(
+    cls=_InOrderOfUse,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

@@ -70,7 +70,7 @@ class TrainSettings(Settings):
     workers: CountOrNone = 0
     """Data loader processes; any number gives the same batches."""
     deterministic: bool = True
-    """Ask torch for deterministic algorithms (on the CPU they always are)."""
+    """Ask torch for deterministic algorithms on a GPU, some of them slower (on the CPU they always are)."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -147,7 +147,8 @@ class EvalSettings(Settings):
     early_stop_min_delta: Annotated[float, Field(ge=0)] = 0.0
     """Smallest change that counts as an improvement."""
     scorer: str | None = None
-    """`package.module:function` of a scorer from outside; a failing one is reported and never ends training."""
+    """`package.module:function` of a scorer from outside, called with (outputs, batch) and returning one value an image
+    by name; a failing one is reported and never ends training."""
 
 
 class TrackingSettings(Settings):
@@ -172,6 +173,7 @@ class RunSettings(Settings):
     """Name of the preset that the settings came from."""
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
     """Weights, data order, augmentation, noise and dropout are functions of it."""
+    data: DataSettings = DataSettings()
     train: TrainSettings
     checkpoint: CheckpointSettings = CheckpointSettings()
     eval: EvalSettings = EvalSettings()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from mlkit.data.source import Source
 from mlkit.imaging.grids import Panel
+from mlkit.outside import outside_function
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 Batch = Mapping[str, "Tensor"]
 
-__all__ = ["Batch", "Loss", "Panel", "SavesAdapter", "Source", "Task"]
+__all__ = ["Batch", "Loss", "Panel", "SavesAdapter", "Source", "Task", "training_source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +88,15 @@ class Task(Protocol):
     def panels(self, outputs: Mapping[str, Tensor], batch: Batch, index: int) -> Sequence[Panel]:
         """Return the pictures of image `index` of the batch, left to right."""
         ...
+
+
+def training_source(task: Task, data: DatasetManifest) -> Source:
+    """Return what a run trains on: the task's own source, or that of the loader which `data.loader` names.
+
+    Raises:
+        SettingsError: when the loader cannot be found.
+    """
+    named = task.settings.data.loader
+    if named is None:
+        return task.train_source(data)
+    return outside_function(named, "data.loader")(data)  # type: ignore[no-any-return]

@@ -19,7 +19,7 @@ def compare(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the results.  [default: RUNS_DIR/compare-A-vs-B]", show_default=False),
+        typer.Option(help="Folder for the results.  \\[default: RUNS_DIR/compare-A-vs-B]", show_default=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print comparison.json instead of tables.")] = False,
     picture: Annotated[bool, typer.Option(help="Render the side-by-side picture; it loads the models.")] = True,

@@ -21,7 +21,7 @@ def grid(
     checkpoints: Annotated[str, typer.Option(help="'all': a time line of every kept checkpoint.")] = "one",
     images: Annotated[int, typer.Option(min=1, help="How many images, without --ids.")] = 4,
     data: Annotated[Path | None, typer.Option(help="Where the dataset lies now, if it was moved.")] = None,
-    out: Annotated[Path | None, typer.Option(help="PNG to write.  [default: beside the checkpoint]")] = None,
+    out: Annotated[Path | None, typer.Option(help="PNG to write.  \\[default: beside the checkpoint]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Draw a comparison grid: original, reconstruction, difference, with the scores under each.

@@ -13,7 +13,14 @@ from mlkit.commands.session import new_run_json, open_accelerator, print_card, r
 from mlkit.data.manifest import DatasetManifest, open_manifest
 from mlkit.errors import CheckpointError, MlkitError, SettingsError
 from mlkit.presets import flatten, load_settings, override, validate
-from mlkit.runs.folders import new_run_folder, read_run_json, resolve_run, write_run_json
+from mlkit.runs.folders import (
+    is_run,
+    new_run_folder,
+    next_free_name,
+    read_run_json,
+    resolve_run,
+    write_run_json,
+)
 from mlkit.settings import Places, RunSettings
 from mlkit.tasks import load_task
 from mlkit.training.tracking import read_rows
@@ -55,17 +62,20 @@ def resume_with(
     wanted = _with_decided(wanted, stored)
     changed = refuse_changes(stored, wanted, checkpoint)
     manifest = _dataset(run, checkpoint, data)
-    if checkpoint and not checkpoint.is_full:
-        raise CheckpointError(
-            f"checkpoint {checkpoint.folder} holds weights only (no training state); start a new run from it: "
-            f"mlkit train --preset {stored.preset or 'PRESET'} --init-from {checkpoint.folder}"
+    weights_only = checkpoint is not None and not checkpoint.is_full
+    if checkpoint and weights_only:
+        name = name or next_free_name(
+            Places().runs_dir, f"{checkpoint.info.get('run', run.name)}_from_{checkpoint.step}"
         )
+        say(f"{checkpoint.folder} holds weights only: new run '{name}' from them, fresh optimizer, step 0")
+    elif checkpoint and name is None and not is_run(run):
+        raise CheckpointError(f"checkpoint {checkpoint.folder} lies outside a run; continue it as one with --name NAME")
     accelerator = open_accelerator(device)
     task = load_task(wanted)
     folder = run
     if accelerator.is_main_process:
         if name is not None:
-            folder = _branch(run, name, wanted, manifest, checkpoint)
+            folder = _branch(run, name, wanted, manifest, checkpoint, "weights" if weights_only else "full")
         elif checkpoint:
             _refuse_older(run, checkpoint)
         write_settings(folder, wanted)
@@ -77,14 +87,16 @@ def resume_with(
             where = (
                 f"step {checkpoint.step} ({checkpoint.folder})" if checkpoint else "step 0: no checkpoint was written"
             )
+            if weights_only:
+                where = f"the weights of {where}"
             print_card(f"mlkit resume  {folder.name}", {"from": where, **{key: text for key, text in changed.items()}})
         train_in(
             folder,
             task,
             manifest,
             accelerator,
-            resume=checkpoint,
-            init_from=_parent(folder, checkpoint),
+            resume=None if weights_only else checkpoint,
+            init_from=checkpoint if weights_only else _parent(folder, checkpoint),
             as_json=as_json,
         )
 
@@ -139,13 +151,15 @@ def _refuse_older(run: Path, checkpoint: Checkpoint) -> None:
             )
 
 
-def _branch(run: Path, name: str, settings: RunSettings, data: DatasetManifest, checkpoint: Checkpoint | None) -> Path:
-    """Return a new run's folder that continues `run` from `checkpoint`, with its rows so far."""
+def _branch(
+    run: Path, name: str, settings: RunSettings, data: DatasetManifest, checkpoint: Checkpoint | None, kind: str
+) -> Path:
+    """Return a new run's folder that continues `run` from `checkpoint`, with its rows so far where it is in full."""
     folder = new_run_folder(Places().runs_dir, name)
-    lineage = {"parent": str(checkpoint.folder if checkpoint else run), "kind": "full"}
+    lineage = {"parent": str(checkpoint.folder if checkpoint else run), "kind": kind}
     write_run_json(folder, new_run_json(name, settings, data, lineage))
     for rows in ("metrics.jsonl", "timing.jsonl"):
-        if (run / rows).exists() and read_rows(run / rows):
+        if kind == "full" and (run / rows).exists() and read_rows(run / rows):
             shutil.copyfile(run / rows, folder / rows)  # the trainer cuts it back to the step
     return folder
 

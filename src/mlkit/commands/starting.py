@@ -25,11 +25,12 @@ from mlkit.commands.session import (
 from mlkit.data.manifest import DatasetManifest, verify_manifest
 from mlkit.data.sampler import StepSampler, batches
 from mlkit.errors import CheckpointError, DataError, MlkitError, SettingsError
+from mlkit.outside import outside_function
 from mlkit.presets import resolve_preset
 from mlkit.runs.folders import new_run_folder, next_free_name, resolve_run, write_run_json
 from mlkit.seeding import derive_seed, generator, isolated_rng
 from mlkit.settings import Places, RunSettings
-from mlkit.task import Task
+from mlkit.task import Task, training_source
 from mlkit.tasks import load_task
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def start(request: Request) -> None:
         free = next_free_name(runs_dir, name)
         raise MlkitError(f"a run '{name}' exists in {runs_dir}; use --name {free}, or: mlkit resume {runs_dir / name}")
     init_from = _weights(request.init_from, settings) if request.init_from else None
-    _check_images_dir(settings)
+    _check_named(settings)
 
     accelerator = open_accelerator(request.device)
     task = load_task(settings)
@@ -121,7 +122,7 @@ def decide_precision(task: Task, data: DatasetManifest, accelerator: Accelerator
 
 def sample_batch(task: Task, data: DatasetManifest, accelerator: Accelerator, limit: int) -> Mapping[str, Any]:
     """Return one batch of the training source, of at most `limit` samples."""
-    source = task.train_source(data)
+    source = training_source(task, data)
     count = min(limit, task.settings.train.batch_size)
     sampler = StepSampler(len(source), seed=task.settings.seed, batch_size=count, first_sample=0, num_batches=1)
     return next(
@@ -139,7 +140,11 @@ def _weights(path: Path, settings: RunSettings) -> Checkpoint:
     return checkpoint
 
 
-def _check_images_dir(settings: RunSettings) -> None:
+def _check_named(settings: RunSettings) -> None:
+    """Refuse a folder or a function from outside that is not there, before anything is written."""
+    for named, key in ((settings.data.loader, "data.loader"), (settings.eval.scorer, "eval.scorer")):
+        if named is not None:
+            outside_function(named, key)
     from mlkit.imaging.images import list_images
 
     folder = settings.checkpoint.eval_images_dir
@@ -154,7 +159,7 @@ def _card(
     from mlkit.training.schedule import plan
 
     settings = task.settings
-    source = task.train_source(data)
+    source = training_source(task, data)
     planned = plan(settings.train, len(source))
     net = task.build_model()
     parameters = sum(value.numel() for value in net.parameters())
@@ -219,7 +224,7 @@ def _quick(task: Task, data: DatasetManifest, request: Request, samples_per_step
 
 
 def _sample_numel(task: Task, data: DatasetManifest) -> int:
-    sample = task.train_source(data).sample(0, generator(0, "size"))
+    sample = training_source(task, data).sample(0, generator(0, "size"))
     return sum(value.numel() for value in sample.values())
 
 

@@ -18,7 +18,7 @@ def train(
         typer.Option(help="A shipped preset or a .toml file.", autocompletion=complete.presets, rich_help_panel=RUN),
     ],
     name: Annotated[
-        str | None, typer.Option(help="Name of the run.  [default: the preset]", rich_help_panel=RUN)
+        str | None, typer.Option(help="Name of the run.  \\[default: the preset]", rich_help_panel=RUN)
     ] = None,
     assign: Annotated[
         list[str] | None,
@@ -42,7 +42,7 @@ def train(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=RUN)] = False,
     data: Annotated[
-        Path | None, typer.Option(help="Dataset folder.  [default: the embedded sample]", rich_help_panel=DATA)
+        Path | None, typer.Option(help="Dataset folder.  \\[default: the embedded sample]", rich_help_panel=DATA)
     ] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Data loader processes.", rich_help_panel=DATA)] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer updates.", rich_help_panel=LENGTH)] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from mlkit.errors import DataError, did_you_mean, listing
 from mlkit.files import write_text
 from mlkit.imaging.grids import Panel, comparison_grid
 from mlkit.metrics import METRICS
+from mlkit.outside import outside_function
 from mlkit.seeding import derive_seed, isolated_rng
 from mlkit.task import Source, Task
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 
 
@@ -34,6 +37,8 @@ class Evaluation:
     indices: list[int] = field(default_factory=list)
     scores: dict[str, list[float]] = field(default_factory=dict)
     panels: dict[int, Sequence[Panel]] = field(default_factory=dict)
+    signatures: dict[str, str] = field(default_factory=dict)  # of scores that METRICS does not know
+    failures: list[str] = field(default_factory=list)  # what a scorer from outside raised
 
     def means(self) -> dict[str, float]:
         """Return the mean of each metric over the images where it is defined."""
@@ -72,6 +77,7 @@ def evaluate(
 
     seed = task.settings.seed
     result = Evaluation()
+    scorer = _Scorer(task.settings.eval.scorer, result)
     keys = [(index, index) for index in indices]
     groups = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
     wanted = set(panels_of)
@@ -83,6 +89,7 @@ def evaluate(
                 outputs = task.predict(net, batch)
                 for key, values in task.metrics(outputs, batch).items():
                     result.scores.setdefault(key, []).extend(values.float().tolist())
+                scorer.score(outputs, batch)
                 for place, index in enumerate(batch["index"].tolist()):
                     result.ids.append(source.sample_id(index))
                     result.indices.append(index)
@@ -93,6 +100,32 @@ def evaluate(
     finally:
         net.train(was_training)
     return result
+
+
+class _Scorer:
+    """The scorer that `eval.scorer` names; once it fails, its scores are dropped and the evaluation goes on."""
+
+    def __init__(self, named: str | None, result: Evaluation) -> None:
+        self._named, self._result = named, result
+        self._function = None if named is None else outside_function(named, "eval.scorer")
+
+    def score(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> None:
+        if self._function is None or self._result.failures:
+            return
+        result = self._result
+        try:
+            for key, values in self._function(outputs, batch).items():
+                if key in METRICS:
+                    raise ValueError(f"it returned '{key}', which mlkit measures itself")
+                if len(values) != len(batch["index"]):
+                    raise ValueError(f"it returned {len(values)} values of '{key}' for {len(batch['index'])} images")
+                result.scores.setdefault(key, []).extend(float(value) for value in values)
+                result.signatures[key] = f"{key}|outside|{self._named}"
+        except Exception as error:
+            log.exception("eval.scorer = %r failed", self._named)
+            result.failures.append(f"eval.scorer = {self._named!r} failed: {type(error).__name__}: {error}")
+            for key in result.signatures:
+                result.scores.pop(key, None)
 
 
 def spread_indices(count: int, limit: int | None) -> list[int]:
@@ -140,7 +173,9 @@ def report_json(evaluation: Evaluation, **facts: Any) -> str:
     content: Mapping[str, Any] = {
         "format_version": FORMAT_VERSION,
         **facts,
-        "signatures": {key: METRICS[key].signature for key in evaluation.scores},
+        "signatures": {
+            key: METRICS[key].signature if key in METRICS else evaluation.signatures[key] for key in evaluation.scores
+        },
         "ids": evaluation.ids,
         "scores": scores,
     }

@@ -32,7 +32,7 @@ from mlkit.data.manifest import DatasetManifest
 from mlkit.data.sampler import StepSampler, batches
 from mlkit.errors import SettingsError
 from mlkit.seeding import derive_seed, seed_everything
-from mlkit.task import Source, Task
+from mlkit.task import Source, Task, training_source
 from mlkit.training import validation
 from mlkit.training.ema import Ema
 from mlkit.training.guards import StopSignal, memory_named, stop_if_not_finite
@@ -151,7 +151,10 @@ def _set_up(
             f"{accelerator.num_processes}; choose a multiple"
         )
     assert settings.precision != "auto" and settings.channels_last != "auto", "decided before the run folder is made"
-    source, eval_source = task.train_source(data), task.eval_source(data)
+    source, eval_source = training_source(task, data), task.eval_source(data)
+    if settings.deterministic and accelerator.device.type == "cuda":
+        torch.use_deterministic_algorithms(True, warn_only=True)  # some operations have no such form: torch says which
+        torch.backends.cudnn.benchmark = False
     seed_everything(derive_seed(task.settings.seed, "init"))  # initial weights depend on the seed alone
     net = task.build_model()
     if init_from:

@@ -53,6 +53,10 @@ def score(run: Run, state: TrainState) -> Evaluation | None:
         _failed(run, state, "evaluation", state.step)
         return None
     run.progress.stage("")
+    for failure in result.failures:
+        run.failures.append(f"{failure} at step {state.step}; the traceback is in run.log")
+        run.progress.say(failure)
+        state.hooks_failed += 1
     return result
 
 

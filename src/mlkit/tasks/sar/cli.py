@@ -17,7 +17,7 @@ def dataset_build(
     out: Annotated[Path, typer.Option(help="Folder to make; it must not exist or be empty.")],
     source: Annotated[
         list[Path] | None,
-        typer.Option(help="Scene or folder of scenes; repeatable.  [default: the embedded sample]"),
+        typer.Option(help="Scene or folder of scenes; repeatable.  \\[default: the embedded sample]"),
     ] = None,
     more: Annotated[list[Path] | None, typer.Argument(metavar="[PATH]...", help="More scenes or folders.")] = None,
     kind: Annotated[
