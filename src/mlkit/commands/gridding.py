@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlkit.commands.opened import OpenedModel, dataset_of, evaluate_opened, open_model, pick_device
@@ -50,11 +50,11 @@ def draw_grid(request: GridRequest) -> None:
             opened = open_model(folder, device)
             source, indices, label = _source(request, opened)
             shown = evaluate_opened(opened, source, indices, panels_of=indices, batch_size=1)
-            # A row a checkpoint: the reference of each image stands in the first row only, as row 0.
+            # A column an image, a row a checkpoint; what the images are stands in the first row.
             if place == 0:
-                rows.append([shown.panels[index][0] for index in indices])
-                labels.append("reference")
-            rows.append([_second(shown.panels[index]) for index in indices])
+                rows.append([replace(shown.panels[index][0], title=source.sample_id(index)) for index in indices])
+                labels.append(shown.panels[indices[0]][0].title)
+            rows.append([replace(shown.panels[index][1], title=source.sample_id(index)) for index in indices])
             labels.append(f"step {opened.checkpoint.step}")
         heading = f"{ref.folder.name}: every kept checkpoint" + (f"  ({label} data)" if label else "")
         write_png(out, comparison_grid(rows, heading=heading, labels=labels))
@@ -66,14 +66,6 @@ def draw_grid(request: GridRequest) -> None:
         heading = f"{ref.folder.name}  step {opened.checkpoint.step}" + (f"  ({label} data)" if label else "")
         write_png(out, grid_picture(shown, indices, heading))
     say(f"written: {out}")
-
-
-def _second(panels: object) -> Panel:
-    """Return the panel beside the reference: what the model made."""
-    assert isinstance(panels, list | tuple)
-    panel = panels[1]
-    assert isinstance(panel, Panel)
-    return panel
 
 
 def _source(request: GridRequest, opened: OpenedModel) -> tuple[Source, list[int], str]:

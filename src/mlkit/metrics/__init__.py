@@ -57,7 +57,7 @@ METRICS: dict[str, Metric] = _table(
         ),
         Metric(
             key="rmse_db",
-            name="RMSE in dB",
+            name="RMSE",
             unit="dB",
             better="lower",
             signature="rmse_db|gray|crop0|clip01|mean-of-images|v1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -102,7 +103,7 @@ class SarTask:
         values = {key: float(value[0]) for key, value in scores.items()}
         note = (
             f"PSNR {values['psnr']:.2f} dB   SSIM {values['ssim']:.3f}\n"
-            f"ENL ratio {values['enl_ratio']:.2f}   EPI {values['epi']:.3f}"
+            f"ENL ratio {_or_none(values['enl_ratio'])}   EPI {values['epi']:.3f}"
         )
         db = grayscale("backscatter (dB)", low, high)
         error = heat("|difference| (dB)", 0.0, _ERROR_SHARE * (high - low))
@@ -112,6 +113,11 @@ class SarTask:
             Panel("Reconstructed", apply_scale(made, db), note, db),
             Panel("|difference|", apply_scale(difference, error), f"RMSE {values['rmse_db']:.2f} dB", error),
         ]
+
+
+def _or_none(value: float) -> str:
+    """Return two decimals, or "none" where an image has no homogeneous block to measure."""
+    return f"{value:.2f}" if math.isfinite(value) else "none"
 
 
 TASK = SarTask
