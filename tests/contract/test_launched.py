@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import EXTRA_PRESETS, fingerprint
 
 from mlkit.tasks import available_tasks
+from running import EXTRA_PRESETS, fingerprint
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and gloo as on POSIX")
 
