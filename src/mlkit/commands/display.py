@@ -33,6 +33,12 @@ def metric_text(key: str, value: float) -> str:
     return f"{metric.name} {value:.{metric.decimals}f}{unit}"
 
 
+def facts_text(facts: Mapping[str, float]) -> str:
+    """Return a model's facts in words: "1/16 of the values, 2 bits per pixel"."""
+    words = {"values_ratio": "1/{:g} of the values", "bits_per_px": "{:g} bits per pixel"}
+    return ", ".join(words[key].format(value) if key in words else f"{key} {value:g}" for key, value in facts.items())
+
+
 def is_live() -> bool:
     """Return whether stderr is a terminal that takes a moving line."""
     return sys.stderr.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb"

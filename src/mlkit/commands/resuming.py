@@ -23,7 +23,7 @@ from mlkit.runs.folders import (
 )
 from mlkit.settings import Places, RunSettings
 from mlkit.tasks import load_task
-from mlkit.training.tracking import read_rows
+from mlkit.training.tracking import read_rows, refuse_absent_trackers
 
 # A change of these makes another training of it; the rest may change and is printed.
 FIXED = ("task", "seed", "model.", "train.precision", "train.channels_last", "train.ema_decay", "train.optimizer")
@@ -61,6 +61,7 @@ def resume_with(
     wanted = override(settings or stored, assignments=assignments, flags=flags or {})
     wanted = _with_decided(wanted, stored)
     changed = refuse_changes(stored, wanted, checkpoint)
+    refuse_absent_trackers(wanted.tracking)
     manifest = _dataset(run, checkpoint, data)
     weights_only = checkpoint is not None and not checkpoint.is_full
     if checkpoint and weights_only:

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from mlkit.checkpoint import Checkpoint, open_checkpoint
-from mlkit.commands.display import duration
+from mlkit.commands.display import duration, facts_text
 from mlkit.commands.opened import pick_device
 from mlkit.commands.session import (
     check_disk,
@@ -32,6 +32,7 @@ from mlkit.seeding import derive_seed, generator, isolated_rng
 from mlkit.settings import Places, RunSettings
 from mlkit.task import Task, training_source
 from mlkit.tasks import load_task
+from mlkit.training.tracking import refuse_absent_trackers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -141,7 +142,8 @@ def _weights(path: Path, settings: RunSettings) -> Checkpoint:
 
 
 def _check_named(settings: RunSettings) -> None:
-    """Refuse a folder or a function from outside that is not there, before anything is written."""
+    """Refuse a package, a folder or a function from outside that is not there, before anything is written."""
+    refuse_absent_trackers(settings.tracking)
     for named, key in ((settings.data.loader, "data.loader"), (settings.eval.scorer, "eval.scorer")):
         if named is not None:
             outside_function(named, key)
@@ -165,14 +167,13 @@ def _card(
     parameters = sum(value.numel() for value in net.parameters())
     trained = sum(value.numel() for value in net.parameters() if value.requires_grad)
     step_s = _step_seconds(task, data, accelerator)
-    facts = ", ".join(f"{key} {value:g}" for key, value in task.facts.items())
     passes = planned.steps / planned.steps_per_epoch
     lines = {
         "task": f"{settings.task}  preset {settings.preset}, seed {settings.seed}",
         "data": f"{data.folder}  {', '.join(f'{count} {name}' for name, count in data.splits.items())}"
         + (f"  ({data.label})" if data.label else ""),
         "parameters": f"{parameters:,}" + (f" ({trained:,} trained)" if trained != parameters else ""),
-        "facts": facts,
+        **({"model": facts_text(task.facts)} if task.facts else {}),
         "device": f"{accelerator.device}"
         + (f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""),
         "precision": settings.train.precision + (" channels-last" if settings.train.channels_last else ""),

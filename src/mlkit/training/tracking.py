@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,17 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def refuse_absent_trackers(settings: TrackingSettings) -> None:
+    """Raise SettingsError for a tracker whose package is not installed."""
+    problems = [
+        f"tracking.{package} = true needs the package {package}: pip install 'mlkit[{package}]'"
+        for package in ("tensorboard", "wandb")
+        if getattr(settings, package) and find_spec(package) is None
+    ]
+    if problems:
+        raise SettingsError(*problems)
+
+
 class Trackers:
     """TensorBoard and Weights & Biases, through accelerate. One that fails is logged and left out from then on.
 
@@ -71,23 +82,30 @@ class Trackers:
         run_id: its id; a resumed run continues under it.
         start_step: where the run (re)starts.
         values: the settings, for display.
+        say: told what the user should know.
     """
 
     def __init__(
-        self, settings: TrackingSettings, run_dir: Path, *, name: str, run_id: str, start_step: int, values: Any
+        self,
+        settings: TrackingSettings,
+        run_dir: Path,
+        *,
+        name: str,
+        run_id: str,
+        start_step: int,
+        values: Any,
+        say: Callable[[str], None],
     ) -> None:
         self._trackers: dict[str, Any] = {}
         self.failed: list[str] = []
         if settings.tensorboard:
-            _need("tensorboard")
             from accelerate.tracking import TensorBoardTracker
 
             # purge_step hides the events of updates that a kill took back.
             self._start("tensorboard", lambda: TensorBoardTracker(name, run_dir / "tensorboard", purge_step=start_step))
         if settings.wandb:
-            _need("wandb")
             if not os.environ.get("WANDB_API_KEY") and os.environ.get("WANDB_MODE") is None:
-                log.info("W&B has no key: logging offline into %s (send it with: wandb sync)", run_dir / "wandb")
+                say(f"W&B has no key (WANDB_API_KEY): offline into {run_dir / 'wandb'}; send it with: wandb sync")
                 os.environ["WANDB_MODE"] = "offline"
             from accelerate.tracking import WandBTracker
 
@@ -126,8 +144,3 @@ class Trackers:
     def finish(self) -> None:
         for name, tracker in list(self._trackers.items()):
             self._guarded(name, tracker.finish)
-
-
-def _need(package: str) -> None:
-    if find_spec(package) is None:
-        raise SettingsError(f"tracking.{package} = true needs the package {package}: pip install 'mlkit[{package}]'")

@@ -222,6 +222,7 @@ def _train(run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | 
             run_id=run.run_id,
             start_step=state.step,
             values=settings.model_dump(mode="json"),
+            say=run.progress.say,
         )
     saved = resumed
     if saved and run.main and saved.folder.parent == run.folder:

@@ -74,7 +74,9 @@ def take_note(run: Run, state: TrainState, means: Mapping[str, float]) -> bool:
         return False
     watched = means.get(settings.early_stop_metric, math.nan)
     gain = math.inf
-    if state.watched_best is not None:
+    if not math.isfinite(watched):  # undefined on every image: no gain, and no number to remember
+        gain = -math.inf
+    elif state.watched_best is not None:
         gain = goodness(settings.early_stop_metric, watched) - goodness(settings.early_stop_metric, state.watched_best)
     if gain > settings.early_stop_min_delta:
         state.watched_best, state.evaluations_without_gain = watched, 0
