@@ -177,7 +177,7 @@ def _card(
         "device": f"{accelerator.device}"
         + (f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""),
         "precision": settings.train.precision + (" channels-last" if settings.train.channels_last else ""),
-        "length": f"{planned.steps:,} steps of {planned.samples_per_step} samples ({passes:.2g} epochs)"
+        "length": f"{planned.steps:,} steps of {planned.samples_per_step} samples ({passes:.3g} epochs)"
         + (", the quick test's budget" if request.quick_test else ""),
         "disk": check_disk(folder, net, settings),
         "time": f"about {duration(step_s * planned.steps)}, and evaluation",

@@ -101,8 +101,13 @@ class Trackers:
         if settings.tensorboard:
             from accelerate.tracking import TensorBoardTracker
 
-            # purge_step hides the events of updates that a kill took back.
-            self._start("tensorboard", lambda: TensorBoardTracker(name, run_dir / "tensorboard", purge_step=start_step))
+            def start_tensorboard() -> Any:
+                # purge_step hides the events of updates that a kill took back.
+                tracker = TensorBoardTracker(name, run_dir / "tensorboard", purge_step=start_step)
+                tracker.start()
+                return tracker
+
+            self._start("tensorboard", start_tensorboard)
         if settings.wandb:
             if not os.environ.get("WANDB_API_KEY") and os.environ.get("WANDB_MODE") is None:
                 say(f"W&B has no key (WANDB_API_KEY): offline into {run_dir / 'wandb'}; send it with: wandb sync")
