@@ -84,10 +84,13 @@ def test_two_processes_train_to_the_losses_of_one(task: str, datasets: dict[str,
     length = ["--max-steps", "6", "--batch-size", "4", "--set", "checkpoint.every=3", "--set", "checkpoint.grid=false"]
     one = _mlkit(_train(task, datasets[task], "one", *length), tmp_path)
     assert one.returncode == 0, one.stderr
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
+    # "--multi_gpu" is accelerate's word for several processes; ACCELERATE_USE_CPU keeps them on the CPU (gloo).
+    launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
     launcher += ("--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no")
     two = _mlkit(_train(task, datasets[task], "two", *length), tmp_path, *launcher)
     assert two.returncode == 0, two.stderr
+    assert "cpu, 2 processes" in two.stderr
+    assert "Warning" not in two.stderr
     rows_one, rows_two = _rows(tmp_path / "runs" / "one"), _rows(tmp_path / "runs" / "two")
     assert [row["step"] for row in rows_two] == [row["step"] for row in rows_one]
     for row, other in zip(rows_one, rows_two, strict=True):

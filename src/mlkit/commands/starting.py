@@ -174,7 +174,7 @@ def _card(
         + (f"  ({data.label})" if data.label else ""),
         "parameters": f"{parameters:,}" + (f" ({trained:,} trained)" if trained != parameters else ""),
         **({"model": facts_text(task.facts)} if task.facts else {}),
-        "device": f"{accelerator.device}"
+        "device": ("cpu" if accelerator.device.type == "cpu" else str(accelerator.device))
         + (f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""),
         "precision": settings.train.precision + (" channels-last" if settings.train.channels_last else ""),
         "length": f"{planned.steps:,} steps of {planned.samples_per_step} samples ({passes:.3g} epochs)"

@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum of a tensor over all processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _sum_over_ranks(value: Tensor) -> Tensor:
+    total: Tensor = _SumOverRanks.apply(value)  # type: ignore[no-untyped-call]
+    return total
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
@@ -18,9 +40,9 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         ranks = dist.get_world_size()
-        mean = all_reduce(x.float().mean(dim=(0, 2, 3))) / ranks  # type: ignore[no-untyped-call]
+        mean = _sum_over_ranks(x.float().mean(dim=(0, 2, 3))) / ranks
         centred = x.float() - mean[:, None, None]
-        variance = all_reduce(centred.square().mean(dim=(0, 2, 3))) / ranks  # type: ignore[no-untyped-call]
+        variance = _sum_over_ranks(centred.square().mean(dim=(0, 2, 3))) / ranks
         count = x.numel() // x.shape[1] * ranks
         if self.track_running_stats:
             assert self.momentum is not None and self.running_mean is not None and self.running_var is not None

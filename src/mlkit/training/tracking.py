@@ -97,7 +97,7 @@ class Trackers:
         say: Callable[[str], None],
     ) -> None:
         self._trackers: dict[str, Any] = {}
-        self.failed: list[str] = []
+        self.failed: list[str] = []  # one sentence each
         if settings.tensorboard:
             from accelerate.tracking import TensorBoardTracker
 
@@ -128,9 +128,9 @@ class Trackers:
     def _guarded(self, name: str, action: Any) -> None:
         try:
             action()
-        except Exception:
+        except Exception as error:
             log.exception("tracker %s failed and is off from now on; training goes on", name)
-            self.failed.append(name)
+            self.failed.append(f"tracker {name} failed ({type(error).__name__}: {error}); the traceback is in run.log")
             self._trackers.pop(name, None)
 
     def log(self, values: Mapping[str, float], step: int) -> None:

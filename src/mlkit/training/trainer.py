@@ -293,7 +293,7 @@ def _train(run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | 
         rows.close()
         timing.close()
         trackers.finish()
-        run.failures += [f"tracker {name} failed; see run.log" for name in trackers.failed]
+        run.failures += trackers.failed
     if saved is None:  # another process than the main one: it opens what the main one wrote
         from mlkit.checkpoint import newest_good
 
