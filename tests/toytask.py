@@ -41,6 +41,7 @@ class ToyTask:
     """Removes noise from small images."""
 
     primary_metric: ClassVar[str] = "psnr"
+    image_suffixes: ClassVar[tuple[str, ...]] = (".png",)
 
     def __init__(self, settings: RunSettings) -> None:
         self.settings = settings

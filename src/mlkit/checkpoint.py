@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import pickle
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,8 +46,8 @@ class Checkpoint:
 
     @property
     def is_full(self) -> bool:
-        """Whether it can be resumed exactly, not by weights only."""
-        return _STATE in self.info["files"] and _OPTIMIZER in self.info["files"]
+        """Whether it can be resumed exactly: by weights only where the state was never written, or was taken out."""
+        return all(name in self.info["files"] and (self.folder / name).exists() for name in (_STATE, _OPTIMIZER))
 
 
 # ---- write ---------------------------------------------------------------------------------------------------
@@ -54,7 +55,7 @@ class Checkpoint:
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """Return what a checkpoint holds of a model: parameters with `requires_grad`, and persistent buffers."""
-    frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
+    frozen = {name for name, value in model.named_parameters(remove_duplicate=False) if not value.requires_grad}
     return {name: value.detach() for name, value in model.state_dict().items() if name not in frozen}
 
 
@@ -94,16 +95,21 @@ def save_checkpoint(
             path.write_bytes(content)
             meant[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
+        def packed(tensors: Mapping[str, Tensor]) -> bytes:
+            # Contiguous copies: safetensors refuses channels-last strides, and two names of one tensor.
+            order = torch.contiguous_format
+            own = {name: value.cpu().clone(memory_format=order) for name, value in tensors.items()}
+            return bytes(to_safetensors(own))
+
         if isinstance(model, SavesAdapter):
             model.save_adapter(partial)
             for path in sorted(partial.iterdir()):
                 content = path.read_bytes()
                 meant[path.name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         else:
-            # Contiguous copies: safetensors refuses channels-last strides, and two names of one tensor.
-            put("model.safetensors", to_safetensors({k: v.cpu().contiguous() for k, v in trained_state(model).items()}))
+            put("model.safetensors", packed(trained_state(model)))
         if ema:
-            put("ema.safetensors", to_safetensors({name: value.cpu().contiguous() for name, value in ema.items()}))
+            put("ema.safetensors", packed(ema))
         if optimizer is not None:
             buffer = io.BytesIO()
             torch.save(dict(optimizer), buffer)
@@ -133,6 +139,8 @@ def open_checkpoint(folder: Path, *, verify: bool = True) -> Checkpoint:
         info = read_json(folder / "checkpoint.json", "checkpoint", FORMAT_VERSION)
     except MlkitError as error:
         raise CheckpointError(*error.problems) from error
+    if not isinstance(info.get("step"), int) or not isinstance(info.get("files"), dict):
+        raise CheckpointError(f"checkpoint {folder / 'checkpoint.json'} is damaged: it has no step or no list of files")
     checkpoint = Checkpoint(folder, info)
     if verify:
         problems = damages(checkpoint)
@@ -142,9 +150,15 @@ def open_checkpoint(folder: Path, *, verify: bool = True) -> Checkpoint:
 
 
 def damages(checkpoint: Checkpoint) -> list[str]:
-    """Return what is wrong with a checkpoint's files, one sentence a file; empty when it is whole."""
+    """Return what is wrong with a checkpoint's files, one sentence a file; empty when it is whole.
+
+    One without training_state.json and accelerator_state/ is whole: it was made smaller, to be handed on.
+    """
     problems = []
+    taken_out = not any((checkpoint.folder / name).exists() for name in (_STATE, _OPTIMIZER))
     for name, meant in checkpoint.info["files"].items():
+        if taken_out and name in (_STATE, _OPTIMIZER):
+            continue
         path = checkpoint.folder / name
         try:
             size = path.stat().st_size
@@ -200,8 +214,14 @@ def read_training_state(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[st
     import torch
 
     state = json.loads((checkpoint.folder / _STATE).read_text())
-    optimizer = torch.load(checkpoint.folder / _OPTIMIZER, map_location="cpu", weights_only=True)
-    return state, optimizer
+    path = checkpoint.folder / _OPTIMIZER
+    try:
+        return state, torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"optimizer state {path} is damaged, or holds more than tensors and plain values, and was not loaded; "
+            f"start a new run from the weights alone: mlkit train --preset NAME --init-from {checkpoint.folder}"
+        ) from error
 
 
 def _copy_in(into: Mapping[str, Tensor], values: Mapping[str, Tensor], folder: Path) -> None:
@@ -242,11 +262,14 @@ def checkpoint_folders(run_dir: Path) -> list[Path]:
 
 
 def newest_good(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest checkpoint that verifies, and a sentence for each newer one that was skipped."""
+    """Return the newest full checkpoint that verifies, and a sentence for each newer one that was skipped."""
     skipped: list[str] = []
     for folder in reversed(checkpoint_folders(run_dir)):
         try:
-            return open_checkpoint(folder), skipped
+            found = open_checkpoint(folder)
+            if found.is_full:
+                return found, skipped
+            skipped.append(f"checkpoint {folder} holds weights only, without its training state")
         except CheckpointError as error:
             skipped += error.problems
     return None, skipped

@@ -77,7 +77,7 @@ def _root(
 ) -> None: ...
 
 
-_data = typer.Typer(no_args_is_help=True, help="Build and check datasets.")
+_data = typer.Typer(no_args_is_help=True, help="Build datasets.")
 _data.add_typer(
     typer.Typer(
         cls=_tasks_group("dataset_build", "not in this version yet"),

@@ -9,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise write_error(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be a file, and then the error above is the one to tell
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -67,7 +68,11 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         if replace and path.exists():
             old = path.parent / f"{PARTIAL_PREFIX}old-{path.name}-{uuid.uuid4().hex[:8]}"
             path.replace(old)
-            partial.replace(path)
+            try:
+                partial.replace(path)
+            except OSError:
+                old.replace(path)  # the older one rather than none
+                raise
             shutil.rmtree(old)
         else:
             partial.replace(path)

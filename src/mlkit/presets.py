@@ -13,7 +13,9 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from mlkit.errors import SettingsError, did_you_mean, listing
+from mlkit.errors import MlkitError, SettingsError, did_you_mean, listing
+from mlkit.evaluation.criteria import NONFINITE_STEPS
+from mlkit.metrics import METRICS
 from mlkit.settings import RunSettings
 from mlkit.tasks import settings_class
 
@@ -38,10 +40,17 @@ ALIASES = {
     "ema": "ema_decay",
 }
 
+# pydantic speaks of Python's types here, where the user writes TOML.
+_PLAINER = {
+    "model_type": "input should be a table",
+    "tuple_type": "input should be a list",
+    "bool_type": "input should be true or false",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Settings with the origin of every value: `origins["train.lr"] == "flag --lr"`."""
+    """Settings with the origin of every value: `origins["train.lr"] == "--set"`."""
 
     settings: RunSettings
     origins: Mapping[str, str]
@@ -89,14 +98,17 @@ def resolve_preset(
     Raises:
         SettingsError: with every problem at once, each naming its origin, key and the nearest known key.
     """
-    values, origins = _read_chain(name)
+    values, all_origins = _read_chain(name)
     quick = values.pop("quick_test", {})
-    quick_origins = {key: origin for key, origin in origins.items() if key.startswith("quick_test.")}
-    origins = {key: origin for key, origin in origins.items() if not key.startswith("quick_test.")}
+    if not isinstance(quick, Mapping):
+        raise SettingsError(f"{all_origins['quick_test']}: quick_test = {quick!r}: input should be a table")
+    origins = {key: origin for key, origin in all_origins.items() if not key.startswith("quick_test.")}
     if quick_test:
         if not quick:
+            validate(values, origins)  # its name may be mistyped
             raise SettingsError(f"preset '{name}' has no [quick_test] table; give --max-steps instead")
-        _merge(values, quick, origins, next(iter(quick_origins.values())) + " [quick_test]")
+        _merge(values, quick, origins, "")
+        origins |= {key: all_origins[f"quick_test.{key}"] + " [quick_test]" for key in flatten(quick)}
     _apply(values, origins, assignments, flags or {})
     return Resolved(validate(values, origins), origins)
 
@@ -136,39 +148,86 @@ def validate(values: Mapping[str, Any], origins: Mapping[str, str] | None = None
     Raises:
         SettingsError: one sentence a problem, all problems at once.
     """
+    origins = origins or {}
     task = values.get("task")
     if not isinstance(task, str):
-        raise SettingsError('settings need a task, such as task = "sar"')
-    model = settings_class(task)
+        near = {key: did_you_mean(key, ["task", "extends"]) for key in values if key != "task"}
+        typos = [f"{_origin(origins, key)}unknown key '{key}'{meant}" for key, meant in near.items() if meant]
+        raise SettingsError(*typos or [f'{_origin(origins, "task")}settings need a task, such as task = "sar"'])
     try:
-        return model.model_validate(dict(values))
+        model = settings_class(task)
+    except MlkitError as error:
+        raise SettingsError(*(f"{_origin(origins, 'task')}task: {text}" for text in error.problems)) from None
+    try:
+        settings = model.model_validate(dict(values))
     except ValidationError as error:
-        raise SettingsError(*explain(error, model, origins or {})) from None
+        raise SettingsError(*explain(error, model, origins)) from None
+    if problems := _unknown_metrics(settings, origins):
+        raise SettingsError(*problems)
+    return settings
+
+
+def _unknown_metrics(settings: RunSettings, origins: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each metric that this mlkit does not have; a scorer from outside may bring criteria's."""
+    named = [("eval.early_stop_metric", settings.eval.early_stop_metric, list(METRICS))]
+    if settings.eval.scorer is None:
+        known = [*METRICS, NONFINITE_STEPS]
+        named += [(f"eval.criteria.{n}.metric", item.metric, known) for n, item in enumerate(settings.eval.criteria)]
+    return [
+        f"{_origin(origins, key)}{key} = {metric!r}: unknown metric{did_you_mean(metric, known)}; "
+        f"there are {listing(known, 30)}"
+        for key, metric, known in named
+        if metric not in known
+    ]
 
 
 def explain(error: ValidationError, model: type[BaseModel], origins: Mapping[str, str]) -> list[str]:
     """Return one sentence for each problem that pydantic found: origin, key, value and what would work."""
-    sentences = []
+    sentences: dict[str, str] = {}
     for problem in error.errors():
-        path = [str(part) for part in problem["loc"]]
+        unknown = problem["type"] == "extra_forbidden"
+        path = _settings_path(model, problem["loc"], last_is_unknown=unknown)
         key = ".".join(path)
-        origin = next((text for known, text in origins.items() if known == key or known.startswith(key + ".")), "")
-        where = f"{origin}: " if origin else ""
-        if problem["type"] == "extra_forbidden":
+        where = _origin(origins, key)
+        message = problem["msg"].removeprefix("Value error, ")
+        message = _PLAINER.get(problem["type"], message[0].lower() + message[1:])
+        if unknown:
             known_keys = _fields_at(model, path[:-1])
             section = ".".join(path[:-1]) or "the top level"
-            sentences.append(
-                f"{where}unknown key '{key}'{did_you_mean(path[-1], known_keys, ALIASES)}; "
+            of_files = ("extends", "quick_test") if len(path) == 1 and ".toml" in where else ()
+            sentences[key] = (
+                f"{where}unknown key '{key}'{did_you_mean(path[-1], [*known_keys, *of_files], ALIASES)}; "
                 f"{section} has {listing(sorted(known_keys), 30)}"
             )
         elif problem["type"] == "missing":
-            sentences.append(f"{where}'{key}' is missing")
+            sentences[key] = f"{where}'{key}' is missing"
+        elif key in sentences:  # a value that fits no member of a union
+            sentences[key] += f", or {message}"
         else:
-            message = problem["msg"].removeprefix("Value error, ")
             shown = "" if isinstance(problem["input"], dict) else f" = {problem['input']!r}"
-            message = message[0].lower() + message[1:]
-            sentences.append(f"{where}{key or 'settings'}{shown}: {message}")
-    return sentences
+            sentences[key] = f"{where}{key or 'settings'}{shown}: {message}"
+    return list(sentences.values())
+
+
+def _settings_path(model: type[BaseModel], loc: Sequence[str | int], *, last_is_unknown: bool) -> list[str]:
+    """Return where a problem is, without the names of types that pydantic adds for the members of a union."""
+    path: list[str] = []
+    for number, part in enumerate(loc):
+        unknown = isinstance(part, str) and part not in _fields_at(model, path)
+        if unknown and not (last_is_unknown and number == len(loc) - 1):
+            break
+        path.append(str(part))
+    return path
+
+
+def _origin(origins: Mapping[str, str], key: str) -> str:
+    """Return "file: " for the file or flag that set a key, a table around it or, failing that, something in it."""
+    place = key
+    while place:
+        if place in origins:
+            return f"{origins[place]}: "
+        place = place.rpartition(".")[0]
+    return next((f"{text}: " for known, text in origins.items() if known.startswith(key + ".")), "")
 
 
 def to_toml(settings: RunSettings) -> str:
@@ -209,12 +268,20 @@ def _read_chain(name: str) -> tuple[dict[str, Any], dict[str, str]]:
     chain: list[tuple[Path, dict[str, Any]]] = []
     next_name: str | None = name
     while next_name is not None:
-        path = find_preset(next_name)
+        try:
+            path = find_preset(next_name)
+        except SettingsError as error:
+            where = f"{chain[-1][0].name}: extends: " if chain else ""
+            raise SettingsError(*(where + problem for problem in error.problems)) from None
         if any(path == seen for seen, _ in chain):
             raise SettingsError(f"preset {path} extends itself, by way of {listing([seen.name for seen, _ in chain])}")
         values = _read(path)
         chain.append((path, values))
         next_name = values.pop("extends", None)
+        if next_name is not None and not isinstance(next_name, str):
+            raise SettingsError(f"{path.name}: extends = {next_name!r}: input should be a preset's name")
+        if next_name is not None and next_name.endswith(".toml"):
+            next_name = str(path.parent / next_name)  # beside the file that names it, wherever one stands
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for path, values in reversed(chain):
@@ -226,15 +293,23 @@ def _read_chain(name: str) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any], origins: dict[str, str], origin: str) -> None:
     """Merge nested `values` over `into` in place and note their origin."""
-    # Naming one of two keys that exclude each other means that the other one no longer holds.
-    train = values.get("train", {})
-    for wins, loses in (("steps", "epochs"), ("warmup_steps", "warmup_epochs")):
-        for one, other in ((wins, loses), (loses, wins)):
-            if isinstance(train, Mapping) and one in train and other not in train:
-                into.get("train", {}).pop(other, None)
-                origins.pop(f"train.{other}", None)
+    _drop_rivals(into, values, origins, "")
+    if isinstance(into.get("quick_test"), dict) and isinstance(values.get("quick_test"), Mapping):
+        _drop_rivals(into["quick_test"], values["quick_test"], origins, "quick_test.")
     _merge_dicts(into, values)
     origins.update(dict.fromkeys(flatten(values), origin))
+
+
+def _drop_rivals(into: dict[str, Any], values: Mapping[str, Any], origins: dict[str, str], prefix: str) -> None:
+    """Naming one of two keys that exclude each other means that the other one no longer holds."""
+    before, train = into.get("train"), values.get("train")
+    if not isinstance(before, dict) or not isinstance(train, Mapping):
+        return
+    for pair in (("steps", "epochs"), ("warmup_steps", "warmup_epochs")):
+        for one, other in (pair, pair[::-1]):
+            if one in train and other not in train:
+                before.pop(other, None)
+                origins.pop(f"{prefix}train.{other}", None)
 
 
 def _merge_dicts(into: dict[str, Any], values: Mapping[str, Any]) -> None:
@@ -258,5 +333,8 @@ def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
             continue
         annotation = current.model_fields[part].annotation
         inner = [annotation, *get_args(annotation)]
-        current = next(kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel))
+        models = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not models:
+            return []
+        current = models[0]
     return list(current.model_fields)

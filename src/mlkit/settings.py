@@ -13,16 +13,23 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Listed = Field(strict=False)
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 CountOrNone = Annotated[int, Field(ge=0, strict=True)]
 
 
 class Settings(BaseModel):
-    """Frozen, strict at every depth: an unknown key is an error, infinities and NaN are no numbers."""
+    """Frozen, strict at every depth: an unknown key is an error, `true` or "1" is no number, infinity and NaN neither.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    TOML and JSON have lists only, so a field that holds a tuple says `Listed`.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class DataSettings(Settings):
@@ -47,7 +54,7 @@ class TrainSettings(Settings):
     """The optimizer: AdamW (Loshchilov and Hutter 2019)."""
     lr: Positive = 1e-4
     """Peak learning rate."""
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: Annotated[tuple[Decay, Decay], Listed] = (0.9, 0.999)
     """AdamW's decay rates of the first and second moment."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Decoupled weight decay; not applied to biases and normalisation weights."""
@@ -96,7 +103,7 @@ class CheckpointSettings(Settings):
     """Render a comparison grid beside each checkpoint."""
     grid_images: Count = 4
     """Images in that grid."""
-    eval_ids: tuple[str, ...] = ()
+    eval_ids: Annotated[tuple[str, ...], Listed] = ()
     """Sample ids to show in the grid, such as ("000000", "000123"); they come before `eval_images_dir`."""
     eval_images_dir: str | None = None
     """A folder of images to show in the grid; used when `eval_ids` is empty."""
@@ -138,7 +145,7 @@ class EvalSettings(Settings):
     """Images per forward pass; None: as in training."""
     protocol: str = "default"
     """Name of the protocol of the scores; `default` is the task's own."""
-    criteria: tuple[Criterion, ...] = ()
+    criteria: Annotated[tuple[Criterion, ...], Listed] = ()
     """What `compare` judges."""
     early_stop_metric: str = "loss"
     """Metric that early stopping watches."""

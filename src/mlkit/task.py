@@ -53,6 +53,7 @@ class Task(Protocol):
 
     settings: RunSettings
     primary_metric: ClassVar[str]  # key into METRICS, which knows unit and direction
+    image_suffixes: ClassVar[tuple[str, ...]]  # files that `images_source` reads, such as (".png", ".tif")
     facts: Mapping[str, float]  # what `compare` shows beside the scores, such as {"bits_per_px": 2.0}
 
     def build_dataset(self, source: Path | None, out: Path) -> DatasetManifest:

@@ -40,8 +40,9 @@ def facts_text(facts: Mapping[str, float]) -> str:
 
 
 def is_live() -> bool:
-    """Return whether stderr is a terminal that takes a moving line."""
-    return sys.stderr.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb"
+    """Return whether stderr is a terminal that takes a moving line, and nobody asked for plain text."""
+    plain = os.environ.get("CI") or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return sys.stderr.isatty() and not plain
 
 
 class PlainProgress:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlkit.commands.opened import OpenedModel, dataset_of, evaluate_opened, open_model, pick_device
 from mlkit.commands.session import say
-from mlkit.errors import CheckpointError, DataError
+from mlkit.errors import CheckpointError
 from mlkit.evaluation.evaluate import grid_picture, indices_of_ids, spread_indices
 from mlkit.imaging.grids import Panel, comparison_grid, write_png
 from mlkit.imaging.images import list_images
@@ -72,9 +72,7 @@ def _source(request: GridRequest, opened: OpenedModel) -> tuple[Source, list[int
     """Return what to show: named samples, the user's images, or some validation samples; and the data's label."""
     data = dataset_of(opened.checkpoint, request.data)
     if request.images_dir is not None and not request.ids:
-        paths = list_images(request.images_dir)
-        if not paths:
-            raise DataError(f"--images-dir {request.images_dir} holds no image")
+        paths = list_images(request.images_dir, opened.task.image_suffixes)
         source = opened.task.images_source(data, paths, upscale=request.upscale, fit_multiple=request.fit_multiple)
         return source, list(range(len(source))), ""
     source = opened.task.eval_source(data)

@@ -142,7 +142,8 @@ def _refuse_older(run: Path, checkpoint: Checkpoint) -> None:
         if folder == checkpoint.folder:
             return
         try:
-            newer = not damages(open_checkpoint(folder, verify=False))
+            found = open_checkpoint(folder, verify=False)
+            newer = found.is_full and not damages(found)  # what cannot be resumed may be made again
         except CheckpointError:
             newer = False  # broken: it may be written over
         if newer:

@@ -24,7 +24,7 @@ from mlkit.commands.session import (
 )
 from mlkit.data.manifest import DatasetManifest, verify_manifest
 from mlkit.data.sampler import StepSampler, batches
-from mlkit.errors import CheckpointError, DataError, MlkitError, SettingsError
+from mlkit.errors import CheckpointError, MlkitError, SettingsError
 from mlkit.outside import outside_function
 from mlkit.presets import resolve_preset
 from mlkit.runs.folders import new_run_folder, next_free_name, resolve_run, write_run_json
@@ -147,11 +147,10 @@ def _check_named(settings: RunSettings) -> None:
     for named, key in ((settings.data.loader, "data.loader"), (settings.eval.scorer, "eval.scorer")):
         if named is not None:
             outside_function(named, key)
-    from mlkit.imaging.images import list_images
+    if settings.checkpoint.eval_images_dir is not None:
+        from mlkit.imaging.images import list_images
 
-    folder = settings.checkpoint.eval_images_dir
-    if folder is not None and not list_images(Path(folder)):
-        raise DataError(f"--checkpoint-eval-images-dir {folder} holds no image")
+        list_images(Path(settings.checkpoint.eval_images_dir), load_task(settings).image_suffixes)
 
 
 def _card(

@@ -5,6 +5,7 @@ Pillow turns 16-bit RGB into 8 bit without a word, so PNG goes through imagecode
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +19,29 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
     """Return the images in a folder and its subfolders, sorted by path; hidden files and folders are left out.
+
+    Args:
+        folder: where to look.
+        suffixes: in lower case, with the dot.
 
     Raises:
         DataError: when the folder does not exist or holds no image.
     """
     if not folder.exists():
-        raise DataError(f"image folder {folder} does not exist; give a folder of PNG, TIFF, JPEG or WebP images")
+        raise DataError(f"image folder {folder} does not exist; give a folder of {', '.join(suffixes)} files")
     if not folder.is_dir():
         raise DataError(f"{folder} is a file; give the folder that it is in")
     images = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
+        if path.suffix.lower() in suffixes
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
     )
     if not images:
-        raise DataError(f"no images in {folder}; files that count end in {', '.join(IMAGE_SUFFIXES)}")
+        raise DataError(f"no images in {folder}; files that count end in {', '.join(suffixes)}")
     return images
 
 

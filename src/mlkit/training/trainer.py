@@ -233,7 +233,7 @@ def _train(run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | 
     data = _training_batches(run, state)
     warned: set[str] = set()
     stopped_early = False
-    means: Mapping[str, float] = {}
+    means: Mapping[str, float] = resumed.info.get("scores", {}) if resumed else {}
 
     while state.step < run.plan.steps:
         # ---- one update ------------------------------------------------------------------------------------

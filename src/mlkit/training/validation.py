@@ -166,7 +166,7 @@ def grid_source(run: Run) -> tuple[Source, list[int]]:
         assert settings.eval_images_dir is not None
         source = run.task.images_source(
             run.data,
-            list_images(Path(settings.eval_images_dir)),
+            list_images(Path(settings.eval_images_dir), run.task.image_suffixes),
             upscale=settings.eval_input_upscale,
             fit_multiple=settings.eval_fit_multiple,
         )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mlkit.settings import CountOrNone, DataSettings, RunSettings, Settings
+from mlkit.settings import CountOrNone, DataSettings, Listed, RunSettings, Settings
 
 Kind = Literal["auto", "amplitude", "intensity", "slc", "db"]
 PatchSize = Annotated[int, Field(ge=16, strict=True)]
@@ -41,7 +41,7 @@ class SarBuild(Settings):
     """Share of the training patches to keep, chosen by the seed; validation stays whole."""
     max_nodata: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Patches with a larger share of masked pixels are dropped."""
-    percentiles: tuple[Percent, Percent] = (1.0, 99.0)
+    percentiles: Annotated[tuple[Percent, Percent], Listed] = (1.0, 99.0)
     """Of the valid training pixels in dB; they become 0 and 1."""
     seed: CountOrNone = 0
     """Chooses the validation blocks, the subset and the simulated speckle."""

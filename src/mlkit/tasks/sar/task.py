@@ -16,6 +16,7 @@ from mlkit.losses import ssim_loss
 from mlkit.metrics import image as image_metrics
 from mlkit.metrics import sar as sar_metrics
 from mlkit.task import Batch, Loss, Source
+from mlkit.tasks.sar.formats import ACCEPTED
 from mlkit.tasks.sar.images import ImagesSource
 from mlkit.tasks.sar.model import build_autoencoder
 from mlkit.tasks.sar.settings import SarBuild, SarSettings
@@ -35,6 +36,7 @@ class SarTask:
     """
 
     primary_metric: ClassVar[str] = "psnr"
+    image_suffixes: ClassVar[tuple[str, ...]] = tuple(sorted(ACCEPTED))
 
     def __init__(self, settings: RunSettings) -> None:
         assert isinstance(settings, SarSettings)
