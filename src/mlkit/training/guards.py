@@ -81,7 +81,8 @@ def memory_named() -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise MemoryShortError(_memory_sentence(str(error))) from error
     except RuntimeError as error:
-        if "not enough memory" in str(error) or "out of memory" in str(error):
+        said = ("not enough memory", "out of memory", "can't allocate memory")  # torch's CPU allocator has two of them
+        if any(words in str(error) for words in said):
             raise MemoryShortError(_memory_sentence(str(error))) from error
         raise
 

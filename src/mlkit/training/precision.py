@@ -19,7 +19,8 @@ from mlkit.task import Batch, Task
 
 Chosen = Literal["fp32", "bf16", "fp16"]
 LARGEST_LOSS_DB = 0.05  # a faster format must stay this close to fp32
-_TRIALS_S = 10.0  # seconds that all trials may take: the choice must not cost more than it saves
+_TRIALS_S = 10.0  # seconds after which no more rounds are made: the choice must not cost more than it saves
+_LONG_PASS_S = 2.0  # a pass that takes longer is tried with one sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,8 @@ def _as_float32(value: Any) -> Any:
 def choose(task: Task, sample: Batch, device: torch.device) -> Choice:
     """Return the fastest way to call the network on this machine that keeps the primary metric within 0.05 dB.
 
-    Each candidate trains a copy of the model for some updates on the same samples; then all predict with equal
-    weights, and what differs by more than 0.05 dB (0.5 % in another unit) is left out. What the settings ask for is
-    not tried again.
+    The candidates take turns at passes of one model on the same samples; then all predict with equal weights, and what
+    differs by more than 0.05 dB (0.5 % in another unit) is left out. What the settings ask for is not tried again.
 
     Args:
         task: the task; `task.settings.train` says which of precision and channels_last are free.
@@ -115,38 +115,50 @@ class _Trial:
 
 
 def _trials(task: Task, sample: Batch, device: torch.device, candidates: Sequence[Choice]) -> list[_Trial]:
-    """Return speed and score of each candidate; they take turns, so that a busy moment does not fall on one alone."""
+    """Return speed and score of each candidate on one network: two copies of a large one may not fit.
+
+    They take turns, so that a busy moment does not fall on one alone.
+    """
     settings = task.settings
-    networks = []
-    for choice in candidates:
-        with isolated_rng(derive_seed(settings.seed, "init")):
-            networks.append(Network(task.build_model(), device, choice).train())
-    optimizers = [
-        torch.optim.AdamW([value for value in network.parameters() if value.requires_grad], lr=settings.train.lr)
-        for network in networks
-    ]
+    with isolated_rng(derive_seed(settings.seed, "init")):
+        net = task.build_model()
+    trained = [value for value in net.parameters() if value.requires_grad]
+    # Tensor by tensor: the moments keep the memory order of the candidate that made them.
+    optimizer = torch.optim.AdamW(trained, lr=settings.train.lr, foreach=False)
     times: list[list[float]] = [[] for _ in candidates]
-    while len(times[0]) < 5 and (len(times[0]) < 2 or sum(map(sum, times)) < _TRIALS_S):
-        for network, optimizer, taken in zip(networks, optimizers, times, strict=True):
+    while len(times[0]) < 5 and (not times[0] or sum(map(sum, times)) < _TRIALS_S):
+        for choice, taken in zip(candidates, times, strict=True):
             with isolated_rng(derive_seed(settings.seed, "trial", len(taken))):
-                started_s = time.perf_counter()
-                task.loss(network, sample, step=0).total.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-                taken.append(time.perf_counter() - started_s)
+                seconds = _timed_pass(task, _ordered(net, device, choice).train(), sample, device)
+                if not times[0] and seconds > _LONG_PASS_S:
+                    sample = {key: value[:1] for key, value in sample.items()}  # one sample tells as much
+                    seconds = _timed_pass(task, _ordered(net, device, choice).train(), sample, device)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            taken.append(seconds)
     trials = []
-    weights = networks[0].net.state_dict()
-    for network, taken, choice in zip(networks, times, candidates, strict=True):
-        network.net.load_state_dict(weights)  # equal weights: what differs then is the format alone
-        network.eval()
-        with torch.no_grad():
+    for choice, taken in zip(candidates, times, strict=True):
+        network = _ordered(net, device, choice).eval()  # equal weights: what differs is the format alone
+        with isolated_rng(derive_seed(settings.seed, "trial")), torch.no_grad():
             scores = task.metrics(task.predict(network, sample), sample)[task.primary_metric]
         score = float(scores.float().nanmean())
-        # The first step of each pays for set-up; the fastest of the others is the least disturbed.
-        trials.append(_Trial(choice, min(taken[1:]), score if math.isfinite(score) else -1e9))
+        # The first pass of each pays for set-up; the fastest of the others is the least disturbed.
+        trials.append(_Trial(choice, min(taken[1:] or taken), score if math.isfinite(score) else -1e9))
     return trials
+
+
+def _ordered(net: nn.Module, device: torch.device, choice: Choice) -> Network:
+    net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return Network(net, device, choice)
+
+
+def _timed_pass(task: Task, network: Network, sample: Batch, device: torch.device) -> float:
+    """Return the seconds of one forward and backward pass."""
+    started_s = time.perf_counter()
+    task.loss(network, sample, step=0).total.backward()  # type: ignore[no-untyped-call]
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started_s
 
 
 def _name(choice: Choice) -> str:

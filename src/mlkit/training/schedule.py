@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 from mlkit.settings import TrainSettings
 
@@ -28,11 +29,16 @@ def plan(settings: TrainSettings, num_samples: int) -> Plan:
     steps = settings.steps
     if steps is None:
         assert settings.epochs is not None
-        steps = max(1, math.ceil(settings.epochs * num_samples / per_step))
+        steps = max(1, _updates(settings.epochs, num_samples, per_step))
     warmup = settings.warmup_steps or 0
     if settings.warmup_epochs is not None:
-        warmup = math.ceil(settings.warmup_epochs * num_samples / per_step)
+        warmup = _updates(settings.warmup_epochs, num_samples, per_step)
     return Plan(steps, min(warmup, steps // 2), per_step, num_samples)
+
+
+def _updates(epochs: float, num_samples: int, per_step: int) -> int:
+    """Return the updates of some epochs, the last partial one included; 1.1 means 11/10, not the float above it."""
+    return math.ceil(Fraction(str(epochs)) * num_samples / per_step)
 
 
 def lr_at(step: int, settings: TrainSettings, steps: int, warmup_steps: int) -> float:

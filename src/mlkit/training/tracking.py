@@ -102,8 +102,8 @@ class Trackers:
             from accelerate.tracking import TensorBoardTracker
 
             def start_tensorboard() -> Any:
-                # purge_step hides the events of updates that a kill took back.
-                tracker = TensorBoardTracker(name, run_dir / "tensorboard", purge_step=start_step)
+                # Hides the events of updates that a kill took back; the step that it resumes from keeps its own.
+                tracker = TensorBoardTracker(name, run_dir / "tensorboard", purge_step=start_step + 1)
                 tracker.start()
                 return tracker
 

@@ -1,0 +1,428 @@
+"""Write what the pages of docs/ take from the code and from measurements, so that neither can drift.
+
+    python docs/generate.py            write cli.md, metrics.md, settings.md and the marked blocks of other pages
+    python docs/generate.py --check    change nothing; exit with 1 and name every file that is stale
+
+A marked block lies between `<!-- generated: NAME -->` and `<!-- end generated -->`; everything else on such a page is
+written by hand. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from mlkit.cli import app
+from mlkit.metrics import METRICS, metric_table_markdown
+from mlkit.presets import list_presets, resolve_preset
+from mlkit.report.tables import MISSING, format_count, format_value
+from mlkit.tasks import available_tasks, settings_class
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+NOTE = "<!-- Written by docs/generate.py; change the code, then run: python docs/generate.py -->"
+_COMPLETION = ("--install-completion", "--show-completion", "--help")
+
+
+def pages() -> dict[Path, str]:
+    """Return every generated file with what it should hold."""
+    made = {DOCS / "cli.md": cli_page(), DOCS / "metrics.md": metrics_page(), DOCS / "settings.md": settings_page()}
+    made[DOCS / "benchmarks.md"] = filled(DOCS / "benchmarks.md", {"benchmarks": benchmarks_block()})
+    sar = DOCS / "tasks" / "sar.md"
+    blocks = {"sar comparison": comparison_block(DOCS / "experiments" / "sar"), "sar presets": presets_block("sar")}
+    made[sar] = filled(sar, blocks)
+    return made
+
+
+def stale(made: Mapping[Path, str]) -> list[Path]:
+    """Return the files whose content differs from what they should hold."""
+    return [path for path, text in made.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+
+
+def filled(path: Path, blocks: Mapping[str, str]) -> str:
+    """Return a page with its marked blocks replaced; a block that the page lacks is an error."""
+    text = path.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        start, end = f"<!-- generated: {name} -->", "<!-- end generated -->"
+        head, found, rest = text.partition(start)
+        assert found and end in rest, f"{path} has no block '{name}'"
+        text = head + start + "\n" + block.strip() + "\n" + rest[rest.index(end) :]
+    return text
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table; a bar inside a cell is escaped."""
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *cells)]
+
+
+# ---- the command line -----------------------------------------------------------------------------------------
+
+
+def cli_page() -> str:
+    """Return cli.md: every command with its options, as the help pages have them."""
+    root = typer.main.get_command(app)
+    lines = [
+        NOTE,
+        "",
+        "# Commands",
+        "",
+        "What `mlkit COMMAND --help` says, on one page. `-h` is `--help`. Any command takes `--traceback`, which shows",
+        "where an error came from instead of one sentence. `mlkit --install-completion` sets up completion in the",
+        "shell, also of preset and run names; `mlkit --version` prints the version. `python -m mlkit` is `mlkit`.",
+        "",
+        "Results are printed on stdout, progress and remarks on stderr; `--json` makes the result one JSON object.",
+        "[Exit codes](architecture.md#exit-codes) say how a command ended. An option without a default is off, or has",
+        "the value of the preset.",
+        "",
+        *table(
+            ("environment variable", "default", "what it moves"),
+            (
+                ("`MLKIT_DATA_DIR`", "`data`", "where `--data NAME` looks when there is no such folder here"),
+                ("`MLKIT_RUNS_DIR`", "`runs`", "where runs are written and names of runs are looked up"),
+                ("`MLKIT_CACHE_DIR`", "`~/.cache/mlkit`", "where the embedded samples are built"),
+            ),
+        ),
+        "",
+        "They move files; no environment variable changes a number.",
+    ]
+    planned = []
+    for path, command in commands(root):
+        name = " ".join(("mlkit", *path))
+        if (command.help or "").startswith("(not in this version"):
+            planned.append(f"`{name}`")
+        else:
+            lines += ["", f"## {name}", "", *_command(command, path)]
+    if planned:
+        lines += ["", "## Not in this version", "", f"These say so in one sentence: {', '.join(planned)}."]
+    return "\n".join(lines) + "\n"
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every command below a group with its words, in the order of the help."""
+    context = group.context_class(group, info_name=path[-1] if path else "mlkit")
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if hasattr(command, "list_commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def _command(command: Any, path: tuple[str, ...]) -> list[str]:
+    text = _plain(command.help or "")
+    arguments = [param for param in command.params if param.param_type_name == "argument"]
+    options = [param for param in command.params if param.param_type_name == "option" and not _is_completion(param)]
+    hints = typing.get_type_hints(command.callback, include_extras=True)
+    usage = " ".join(["mlkit", *path, *(_argument_name(one) for one in arguments), "[OPTIONS]"])
+    lines = ["```text", usage, "```", "", *_paragraphs(text)]
+    if arguments:
+        rows = [(f"`{_argument_name(one)}`", _plain(one.help or ""), _required(one)) for one in arguments]
+        lines += ["", *table(("argument", "meaning", ""), rows)]
+    rows = [
+        (
+            ", ".join(f"`{name}`" for name in (*one.opts, *one.secondary_opts)),
+            _value_words(one, hints.get(one.name)),
+            _default(one),
+            _plain(one.help or "").partition("[default:")[0].strip(),
+        )
+        for one in options
+    ]
+    return [*lines, "", *table(("option", "value", "default", "meaning"), rows)]
+
+
+def _is_completion(param: Any) -> bool:
+    return any(name in _COMPLETION for name in param.opts)
+
+
+def _argument_name(param: Any) -> str:
+    return str(param.metavar or param.name.upper())
+
+
+def _required(param: Any) -> str:
+    return "required" if param.required else "optional"
+
+
+def _default(param: Any) -> str:
+    if param.required:
+        return "required"
+    told = re.search(r"\[default: (.*)\]", _plain(param.help or ""))  # where the default is no plain value
+    if told:
+        return told[1]
+    value = param.default
+    if value is None or value is False or value == () or callable(value):
+        return ""
+    shown = ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value).lower()
+    env = f" (or `{param.envvar}`)" if getattr(param, "envvar", None) else ""
+    return (f"`{shown}`" if value is not True else "on") + env
+
+
+def _value_words(param: Any, hint: Any) -> str:
+    if getattr(param, "is_flag", False) or param.secondary_opts:
+        return ""
+    if param.metavar:
+        return f"`{param.metavar}`"
+    return type_words(hint).replace("list of path", "path, repeatable")
+
+
+def _plain(text: str) -> str:
+    """Return help text without Rich's markup escapes."""
+    return text.replace("\\[", "[").strip()
+
+
+def _paragraphs(text: str) -> list[str]:
+    """Return a docstring as Markdown: paragraphs, and its examples as one shell block."""
+    prose, _, examples = text.partition("Examples:")
+    lines = []
+    for paragraph in prose.strip().split("\n\n"):
+        lines += [" ".join(paragraph.split()), ""]
+    given = [line.strip() for line in examples.splitlines() if line.strip()]
+    return [*lines, "```sh", *given, "```"] if given else lines[:-1]
+
+
+# ---- types in words -------------------------------------------------------------------------------------------
+
+
+def type_words(hint: Any, bounds: Sequence[Any] = ()) -> str:
+    """Return an annotation in words: "whole number, 1 or more", "fp32 or bf16", "list of text"."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return type_words(inner[0], [*bounds, *inner[1:]])
+    if origin in (typing.Union, types.UnionType):
+        some = [one for one in inner if one is not types.NoneType]
+        return " or ".join(type_words(one, bounds) for one in some)
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in inner)
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return f"{len(inner)} of: {type_words(inner[0])}"
+    if origin in (list, tuple):
+        return f"list of {type_words(inner[0])}"
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        return "table of " + ", ".join(f"`{name}`" for name in hint.model_fields)
+    words = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}.get(
+        hint, str(hint)
+    )
+    limits = _limits(bounds)
+    return f"{words}, {limits}" if limits else words
+
+
+def _limits(bounds: Sequence[Any]) -> str:
+    found: dict[str, Any] = {}
+    for bound in bounds:
+        for one in (bound, *getattr(bound, "metadata", ())):
+            for name in ("ge", "gt", "le", "lt", "min", "max"):
+                value = getattr(one, name, None)
+                if isinstance(value, int | float):
+                    found[name] = value
+    texts = {"ge": "{:g} or more", "min": "{:g} or more", "gt": "above {:g}"}
+    texts |= {"le": "at most {:g}", "max": "at most {:g}", "lt": "below {:g}"}
+    return ", ".join(text.format(found[name]) for name, text in texts.items() if name in found)
+
+
+# ---- metrics and settings -------------------------------------------------------------------------------------
+
+
+def metrics_page() -> str:
+    """Return metrics.md from the METRICS table."""
+    return f"""{NOTE}
+
+# Metrics
+
+Every score has a unit, a direction, and a signature that names all that moves its value: what is compared, border,
+range, window, how images are averaged, version of the protocol. `mlkit compare` ranks scores only where the signatures
+are equal. Scores are kept per image; the number of a checkpoint is their mean over the images that have a finite one.
+
+{metric_table_markdown()}
+Implementations: `src/mlkit/metrics/image.py` (PSNR, SSIM, MS-SSIM) and `src/mlkit/metrics/sar.py` (RMSE in dB, ENL, ENL
+ratio, EPI). The tests compare them with scikit-image, torchmetrics and direct sums. What the SAR metrics mean and where
+they mislead stands in [tasks/sar.md](tasks/sar.md#metrics).
+
+`loss` is never ranked: two losses have no common scale.
+"""
+
+
+def settings_page() -> str:
+    """Return settings.md: every key that a preset or `--set` may hold."""
+    lines = [
+        NOTE,
+        "",
+        "# Settings",
+        "",
+        "Every key of a preset, of `--set KEY=VALUE` and of a run's `settings.toml`. An unknown key is refused with",
+        "the nearest known one. The last one wins: default, extended preset, preset, its `[quick_test]` table",
+        "(with `--quick-test`), `--set`, flags. A value is TOML: `--set train.lr=2e-4`,",
+        "`--set 'train.schedule=\"constant\"'`. TOML has no null: a key is not set where no preset names it.",
+        "",
+        'A preset is a TOML file with these sections; `extends = "NAME"` takes all of another preset first, and a',
+        "`[quick_test]` table holds what `--quick-test` changes. A file of your own works too:",
+        "`mlkit train --preset mine.toml`. Naming `train.steps` removes `train.epochs` of a preset below, and the same",
+        "for `warmup_steps` and `warmup_epochs`.",
+    ]
+    for task in available_tasks():
+        model = settings_class(task)
+        lines += ["", f"## Task `{task}`", "", *_fields(model, skip_sections=True)]
+        for name, field in model.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                about = " ".join((field.annotation.__doc__ or "").split())
+                lines += ["", f"### `[{name}]`", "", about, "", *_fields(field.annotation, prefix=f"{name}.")]
+    return "\n".join(lines) + "\n"
+
+
+def _fields(model: type[BaseModel], *, prefix: str = "", skip_sections: bool = False) -> list[str]:
+    rows = []
+    for name, field in model.model_fields.items():
+        if skip_sections and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            continue
+        meaning = " ".join((field.description or "").split())
+        rows.append((f"`{prefix}{name}`", type_words(field.annotation, field.metadata), _field_default(field), meaning))
+    return table(("key", "value", "default", "meaning"), rows)
+
+
+def _field_default(field: FieldInfo) -> str:
+    value = field.default
+    if value is PydanticUndefined:
+        return "required"
+    if value is None or value == "":
+        return "not set"
+    if isinstance(value, tuple):
+        return f"`[{', '.join(map(str, value))}]`"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def presets_block(task: str) -> str:
+    """Return the table of a task's presets."""
+    rows = []
+    for name, path in list_presets().items():
+        if path.parent.name != task:
+            continue
+        settings = resolve_preset(name).settings
+        quick = resolve_preset(name, quick_test=True).settings.train
+        train = settings.train
+        length = f"{train.steps:,} steps" if train.steps is not None else f"{train.epochs:g} epochs"
+        head = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
+        purpose = head.removeprefix("Purpose:").strip()
+        shorter = f"{quick.steps} of batch {quick.batch_size}"
+        rows.append((f"`{name}`", purpose.rstrip("."), f"{length} of batch {train.batch_size}", shorter))
+    return "\n".join(table(("preset", "purpose", "length", "steps of `--quick-test`"), rows))
+
+
+# ---- measurements ---------------------------------------------------------------------------------------------
+
+
+def benchmarks_block() -> str:
+    """Return a section for each script of bench/ with its own words and the figures of bench/results/, if any."""
+    results: dict[str, Any] = {}
+    for path in sorted((ROOT / "bench" / "results").glob("*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        results[Path(str(found.get("bench", path.stem))).stem] = found
+    lines: list[str] = []
+    for script in sorted((ROOT / "bench").glob("*.py")):
+        doc = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")), clean=False) or ""
+        usage = [line.strip() for line in doc.splitlines() if re.match(r"\s{4,}.*bench/", line)]
+        if script.stem.startswith("_") or not usage:
+            continue  # a part of others, not a measurement
+        prose = [block for block in doc.split("\n\n") if not re.match(r"\s{4,}", block)]
+        lines += [f"### {script.stem}", "", *(" ".join(block.split()) + "\n" for block in prose)]
+        lines += ["```sh", *usage, "```", "", *_figures(results.get(script.stem)), ""]
+    return "\n".join(lines)
+
+
+def _figures(found: Mapping[str, Any] | None) -> list[str]:
+    if found is None:
+        return table(("figure", "value", "goal"), [("all of them", "not measured yet", "")])
+    rows = [(name, _figure(one), _goal(one)) for name, one in found["figures"].items()]
+    source = f"`{found['command']}`, commit `{str(found['commit'])[:12]}`, {found['date']}, {found['machine']}"
+    return [*table(("figure", "value", "goal"), rows), "", f"Measured: {source}."]
+
+
+def _figure(one: Mapping[str, Any]) -> str:
+    value = one.get("value")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1e4 else f"{value:.4g}"
+    return f"{value} {one.get('unit') or ''}".strip()
+
+
+def _goal(one: Mapping[str, Any]) -> str:
+    goal = one.get("goal")
+    return "" if goal is None else str(goal)
+
+
+def comparison_block(folder: Path) -> str:
+    """Return the measured table in the plan's form from `comparison.json` of `mlkit compare`, if it is there."""
+    path = folder / "comparison.json"
+    if not path.is_file():
+        return "Not measured yet: there is no `docs/experiments/sar/comparison.json`."
+    found = json.loads(path.read_text(encoding="utf-8"))
+    keys = [key for key in ("psnr", "ssim", "enl_ratio", "epi") if key in found["metrics"]]
+    names = [f"{METRICS[key].name}{f' [{METRICS[key].unit}]' if METRICS[key].unit else ''}" for key in keys]
+    rows, judged = [], []
+    for row in found["rows"]:
+        facts = row["facts"]
+        better = row["improvement_over_first"].get("psnr")
+        gain, verdict = (MISSING, MISSING) if better is None else (_gain(better), better["verdict"])
+        rows.append(
+            (
+                row["name"],
+                format_count(row["parameters"]),
+                *(format_value(key, row["means"].get(key)) for key in keys),
+                f"1/{facts['values_ratio']:g}" if "values_ratio" in facts else MISSING,
+                f"{facts['bits_per_px']:.2f}" if "bits_per_px" in facts else MISSING,
+                gain,
+                verdict,
+            )
+        )
+        words = {True: "pass", False: "fail", None: "not judged"}
+        judged += [
+            (row["name"], one["sentence"], words[one["passed"]], format_value(one["metric"], one["value"], unit=True))
+            for one in row["criteria"]
+        ]
+    label = f", {found['dataset_label']} data" if found["dataset_label"] else ""
+    steps = ", ".join(f"{row['name']} {row['step']:,}" for row in found["rows"])
+    head = ("Model", "Params", *names, "Values", "Bits/px", "Improvement in PSNR", "Verdict")
+    lines = [
+        *table(head, rows),
+        "",
+        f"{found['num_images']} {found['split']} images{label}, data set `{found['dataset_sha256'][:12]}`, "
+        f"steps: {steps}. Improvement is over the first model, with its paired 95 % interval over images.",
+    ]
+    if judged:
+        lines += ["", *table(("Model", "Criterion", "Result", "Found"), judged)]
+    if found["notes"]:
+        lines += ["", *(f"- {note}" for note in found["notes"])]
+    return "\n".join(lines)
+
+
+def _gain(better: Mapping[str, Any]) -> str:
+    mean, low, high = (format_value("psnr", better[key], signed=True) for key in ("mean", "low", "high"))
+    return mean if MISSING in (low, high) else f"{mean} [{low}, {high}] dB"
+
+
+def main() -> int:
+    """Write or check; return the exit code."""
+    made = pages()
+    changed = stale(made)
+    names = [path.relative_to(ROOT).as_posix() for path in changed]
+    if "--check" in sys.argv[1:]:
+        for name in names:
+            sys.stderr.write(f"{name} is stale; run: python docs/generate.py\n")
+        return 1 if names else 0
+    for path in changed:
+        path.write_text(made[path], encoding="utf-8", newline="\n")
+        sys.stdout.write(f"written: {path.relative_to(ROOT)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
