@@ -19,6 +19,8 @@ from mlkit.metrics import METRICS
 from mlkit.settings import RunSettings
 from mlkit.tasks import settings_class
 
+FORMAT_VERSION = 1  # of settings.toml
+
 # What people call our keys elsewhere: difflib alone finds no "lr" for "learning_rate".
 ALIASES = {
     "learning_rate": "lr",
@@ -115,7 +117,7 @@ def resolve_preset(
 
 def override(settings: RunSettings, *, assignments: Sequence[str] = (), flags: Mapping[str, Any]) -> RunSettings:
     """Return settings with `--set` assignments and flags over them; raises SettingsError as `resolve_preset` does."""
-    values = settings.model_dump(mode="json", exclude_none=True)
+    values = settings.model_dump(mode="json")
     origins: dict[str, str] = {}
     _apply(values, origins, assignments, flags)
     return validate(values, origins)
@@ -234,7 +236,23 @@ def to_toml(settings: RunSettings) -> str:
     """Return the settings as TOML that `load_settings` reads back unchanged."""
     import tomli_w
 
-    return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))
+    return tomli_w.dumps({"format_version": FORMAT_VERSION, **_without_null(settings)})
+
+
+def _without_null(settings: BaseModel) -> dict[str, Any]:
+    """Return nested values for TOML: None is left out where it is the default, and "none" elsewhere."""
+    values: dict[str, Any] = {}
+    for key, field in type(settings).model_fields.items():
+        value = getattr(settings, key)
+        if isinstance(value, BaseModel):
+            values[key] = _without_null(value)
+        elif isinstance(value, tuple):
+            values[key] = [_without_null(item) if isinstance(item, BaseModel) else item for item in value]
+        elif value is not None:
+            values[key] = value
+        elif field.default is not None:
+            values[key] = "none"
+    return values
 
 
 def load_settings(path: Path) -> RunSettings:
@@ -256,11 +274,17 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(f"settings file {path} does not exist") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"settings file {path} is not valid TOML: {error}") from None
+    version = values.pop("format_version", FORMAT_VERSION)  # presets have none
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise SettingsError(
+            f"settings file {path} has format version {version}, this mlkit reads up to {FORMAT_VERSION}; update mlkit"
+        )
+    return values
 
 
 def _read_chain(name: str) -> tuple[dict[str, Any], dict[str, str]]:

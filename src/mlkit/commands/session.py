@@ -164,7 +164,7 @@ def write_settings(folder: Path, settings: RunSettings) -> None:
     """Write the resolved settings of a run."""
     from mlkit.files import write_text
 
-    head = f"# Resolved settings of this run, written by mlkit {version('mlkit')}; format version 1.\n"
+    head = f"# Resolved settings of this run, written by mlkit {version('mlkit')}.\n"
     write_text(folder / "settings.toml", head + to_toml(settings))
 
 

@@ -394,7 +394,7 @@ def _save(run: Run, state: TrainState, scored: validation.Evaluation | None) -> 
         "step": state.step,
         "run": run.name,
         "run_id": run.run_id,
-        "settings": settings.model_dump(mode="json", exclude_none=True),
+        "settings": settings.model_dump(mode="json"),
         "dataset_sha256": run.data.sha256,
         "dataset_label": run.data.label,
         "preprocessing": run.data.preprocessing,
