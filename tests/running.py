@@ -73,6 +73,8 @@ def train(job: Job, folder: Path, die_at: int = 0) -> None:
     from mlkit.training import trainer
 
     torch.set_num_threads(1)
+    # As in a process of its own: a data worker's parent is the training, whose death it sees, and not a fork server.
+    multiprocessing.set_start_method("fork", force=True)
     if job.breakage == "step seeds":
         trainer.derive_seed = lambda seed, *keys: None  # type: ignore[assignment]
         trainer.seed_everything = lambda seed: None  # type: ignore[assignment]
