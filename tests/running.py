@@ -121,37 +121,49 @@ def _context() -> Any:
     return context
 
 
-def run(job: Job, folder: Path, *, die_at: int = 0, kill_after_s: float | None = None) -> bool:
-    """Train in a process of its own; returns whether it came to its end before it was killed."""
+def run(job: Job, folder: Path, *, die_at: int = 0, kill_at_row: int | None = None, later_s: float = 0.0) -> bool:
+    """Train in a process of its own; returns whether it came to its end.
+
+    Args:
+        job: what to train.
+        folder: the run.
+        die_at: let it kill itself before this operation on files.
+        kill_at_row: kill it when metrics.jsonl has so many rows.
+        later_s: and this much later.
+    """
     process = _context().Process(target=train, args=(job, folder, die_at))
     process.start()
-    process.join(kill_after_s)
-    if process.is_alive():
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+    if kill_at_row is not None:
+        while process.is_alive() and _rows(folder) < kill_at_row:
+            time.sleep(0.001)
+        time.sleep(later_s)
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+    process.join()
     if process.exitcode not in (0, -signal.SIGKILL):
         raise AssertionError(f"the training itself failed with exit code {process.exitcode}")
     return bool(process.exitcode == 0)
 
 
-def run_with_kills(job: Job, folder: Path, *, seed: int, longest_s: float, kills: int) -> int:
-    """Kill and resume at random moments until the training ends; returns how many kills hit."""
+def run_with_kills(job: Job, folder: Path, *, seed: int, rows: int, kills: int) -> int:
+    """Kill and resume at random moments, `kills` times or until the training ends; returns how many kills hit.
+
+    Moments follow the training's own progress: a clock would come too late or too early on a busy machine.
+    """
     moments = random.Random(seed)
     for hit in range(kills):
-        if run(job, folder, kill_after_s=moments.uniform(0.0, longest_s)):
+        row = moments.randint(0, min(rows, _rows(folder) + 4))
+        if run(job, folder, kill_at_row=row, later_s=moments.uniform(0.0, 0.05)):
             return hit
     assert run(job, folder)
     return kills
 
 
-def timed(job: Job, folder: Path) -> float:
-    """Train in one go; returns the seconds it took."""
-    warm = _context().Process(target=time.monotonic)  # the first one waits for the server to import torch
-    warm.start()
-    warm.join()
-    started_s = time.monotonic()
-    assert run(job, folder)
-    return time.monotonic() - started_s
+def _rows(folder: Path) -> int:
+    try:
+        return (folder / "metrics.jsonl").read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
 
 
 def fingerprint(folder: Path) -> dict[str, str]:

@@ -7,7 +7,12 @@ each other, nothing is dropped, and neither workers nor processes nor a resume c
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mlkit.seeding import Permutation, derive_seed, generator
@@ -84,6 +89,17 @@ def stack(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
 
 
+def _end_with_parent(parent: int, worker: int) -> None:
+    """Let a data worker die with the training: of a killed one, workers with a full queue would stay for ever."""
+    if sys.platform == "linux" and multiprocessing.get_start_method() != "forkserver":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before it could be watched
+            os._exit(1)
+
+
 def batches(
     source: Source,
     sampler: Sequence[list[Key]] | StepSampler,
@@ -117,6 +133,7 @@ def batches(
         generator=own,
         pin_memory=device.type == "cuda",
         prefetch_factor=4 if workers else None,
+        worker_init_fn=partial(_end_with_parent, os.getpid()) if workers else None,
     )
     for batch in loader:
         yield {key: value.to(device, non_blocking=True) for key, value in batch.items()}
