@@ -1,0 +1,114 @@
+"""The average equals its closed form, lends itself to the model, and gives the weights back to the bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mlkit.training.ema import Ema
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    made = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Conv2d(3, 1, 1))
+    made[2].weight.requires_grad_(False)  # frozen: no average of it
+    return made
+
+
+TRAINED = {"0.weight", "0.bias", "1.weight", "1.bias", "2.bias"}
+
+
+def weights_of(model: nn.Module) -> dict[str, np.ndarray]:
+    return {name: value.detach().numpy().astype(np.float64) for name, value in model.named_parameters()}
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.99])
+def test_the_average_is_the_geometric_sum_of_the_weights(decay: float) -> None:
+    model = net()
+    start, history, rng = weights_of(model), [], np.random.default_rng(4)
+    ema = Ema(model, decay)
+    for _ in range(40):
+        with torch.no_grad():
+            for value in model.parameters():
+                value.add_(torch.tensor(rng.standard_normal(tuple(value.shape)), dtype=torch.float32))
+        ema.update(model)
+        history.append(weights_of(model))
+    assert ema.state().keys() == TRAINED
+    for name, average in ema.state().items():
+        # closed form: d^n w_0 + (1 - d) sum_i d^(n - 1 - i) w_i
+        expected = decay**40 * start[name]
+        for number, weights in enumerate(history):
+            expected = expected + (1 - decay) * decay ** (39 - number) * weights[name]
+        np.testing.assert_allclose(average.numpy(), expected, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_average_is_in_the_model_inside_the_block_and_the_weights_after_it_bit_for_bit(fails: bool) -> None:
+    model = net()
+    ema = Ema(model, 0.9)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.mul_(1.7)
+    ema.update(model)
+    objects = [id(value) for value in model.parameters()]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    average = {name: value.clone() for name, value in ema.state().items()}
+
+    def inside() -> None:
+        for name, value in model.named_parameters():
+            assert torch.equal(value, average[name] if name in TRAINED else before[name])
+        if fails:
+            raise KeyError("inside")
+
+    if fails:
+        with pytest.raises(KeyError), ema.applied(model):
+            inside()
+    else:
+        with ema.applied(model):
+            inside()
+    assert any(not torch.equal(average[name], before[name]) for name in TRAINED)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert [id(value) for value in model.parameters()] == objects  # an optimizer keeps its parameters
+    assert all(value.requires_grad == (name in TRAINED) for name, value in model.named_parameters())
+    for name, value in ema.state().items():
+        assert torch.equal(value, average[name])
+
+
+def test_switched_off_it_does_nothing() -> None:
+    model = net()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    ema = Ema(model, None)
+    ema.update(model)
+    assert ema.state() == {}
+    with ema.applied(model):
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_loaded_average_goes_on_as_the_saved_one() -> None:
+    model = net()
+    whole = Ema(model, 0.8)
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    whole.update(model)
+    again = Ema(net(), 0.8)
+    again.load({name: value.clone() for name, value in whole.state().items()})
+    with torch.no_grad():
+        model[0].weight.mul_(-2)
+    whole.update(model)
+    again.update(model)
+    assert all(torch.equal(again.state()[name], value) for name, value in whole.state().items())
+
+
+def test_half_precision_weights_are_averaged_in_float32() -> None:
+    model = nn.Linear(1, 1, bias=False).to(torch.bfloat16)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    ema = Ema(model, 0.999)
+    with torch.no_grad():
+        model.weight.fill_(2.0)
+    for _ in range(10):
+        ema.update(model)  # each step is 0.001: below what bfloat16 holds at 1.0
+    assert ema.state()["weight"].item() == pytest.approx(2 - 0.999**10, rel=1e-5)
