@@ -1,5 +1,7 @@
 # Two commands set everything up: `make demo` and `make test`. Both only need Python 3.11 to 3.13.
-PYTHON ?= python3.11
+# The first that is new enough; `make PYTHON=... demo` takes another.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 # One thread: with a core busy elsewhere, torch's two threads run far slower than one.
@@ -8,6 +10,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: demo test install lint types layers pytest docs bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "mlkit needs Python 3.11, 3.12 or 3.13 as python3.11 (or ...) in PATH; found none"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .[dev]
