@@ -744,7 +744,7 @@ def test_a_stored_checkpoint_of_format_1_is_read() -> None:
 
 
 def test_a_stored_optimizer_and_state_of_format_1_go_on() -> None:
-    from mlkit.training.trainer import TrainState
+    from mlkit.training.state import TrainState
 
     values, tensors = read_training_state(open_checkpoint(STORED))
     state = TrainState(**values)

@@ -12,7 +12,7 @@ import pytest
 
 from mlkit.settings import EvalSettings
 from mlkit.training.progress import Silent
-from mlkit.training.trainer import TrainState
+from mlkit.training.state import TrainState
 from mlkit.training.validation import take_note
 
 

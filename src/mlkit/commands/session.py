@@ -10,7 +10,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,20 +19,23 @@ from typing import TYPE_CHECKING, Any
 from mlkit.checkpoint import Checkpoint
 from mlkit.commands.display import duration, metric_text
 from mlkit.data.manifest import DatasetManifest, open_manifest
-from mlkit.errors import DataError, StoppedError
+from mlkit.errors import DataError, MlkitError, StoppedError
 from mlkit.files import existing_parent, remove_partials
+from mlkit.outside import outside_function
 from mlkit.presets import to_toml
 from mlkit.runs.folders import read_run_json, set_status
 from mlkit.settings import Places, RunSettings
 from mlkit.task import Task
+from mlkit.training.tracking import refuse_absent_trackers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import nn
 
-    from mlkit.training.trainer import Outcome
+    from mlkit.training.state import Outcome
 
 log = logging.getLogger(__name__)
+_SAMPLES = 2  # to be raised when an embedded sample changes within a version: a cached one must not stand for it
 
 
 def say(text: str) -> None:
@@ -65,7 +68,7 @@ def dataset_for(task: Task, data: Path | None, accelerator: Accelerator | None =
         folder = data if data.exists() or not (places.data_dir / data).exists() else places.data_dir / data
         manifest = open_manifest(folder)
     else:
-        folder = places.cache_dir / "datasets" / f"{task.settings.task}-embedded-{version('mlkit')}"
+        folder = places.cache_dir / "datasets" / f"{task.settings.task}-embedded-{version('mlkit')}-{_SAMPLES}"
         if not (folder / "manifest.json").is_file() and (accelerator is None or accelerator.is_main_process):
             say(f"no --data given: building the embedded sample into {folder}")
             task.build_dataset(None, folder)
@@ -94,10 +97,36 @@ def check_disk(folder: Path, net: nn.Module, settings: RunSettings) -> str:
     free = shutil.disk_usage(existing_parent(folder)).free
     if free < needed:
         raise DataError(
-            f"{folder} needs {needed / 1e9:.1f} GB for {kept} checkpoints but {free / 1e9:.1f} GB are free; free some, "
+            f"{folder} needs {_size(needed)} for {kept} checkpoints but {_size(free)} are free; free some, "
             f"lower checkpoint.keep_last, or move runs with MLKIT_RUNS_DIR"
         )
-    return f"{needed / 1e9:.2f} GB for up to {kept} checkpoints ({free / 1e9:.0f} GB free)"
+    return f"{_size(needed)} for up to {kept} checkpoints ({_size(free)} free)"
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
+
+
+def check_named(settings: RunSettings) -> None:
+    """Refuse a package, a folder or a function from outside that is not there, before anything is written."""
+    from mlkit.tasks import load_task
+
+    refuse_absent_trackers(settings.tracking)
+    for named, key in ((settings.data.loader, "data.loader"), (settings.eval.scorer, "eval.scorer")):
+        if named is not None:
+            outside_function(named, key)
+    if settings.checkpoint.eval_images_dir is not None:
+        from mlkit.imaging.images import list_images
+
+        list_images(Path(settings.checkpoint.eval_images_dir), load_task(settings).image_suffixes)
+
+
+def check_ids(task: Task, data: DatasetManifest) -> None:
+    """Refuse ids for the grid that no validation sample has, before anything is written."""
+    from mlkit.evaluation.evaluate import indices_of_ids
+
+    if task.settings.checkpoint.eval_ids:
+        indices_of_ids(task.eval_source(data), task.settings.checkpoint.eval_ids)
 
 
 def print_card(title: str, lines: Mapping[str, str]) -> None:
@@ -209,7 +238,8 @@ def train_in(
         progress.end()
         if main and isinstance(error, Exception):
             log.exception("training ended")
-            set_status(folder, "failed")
+            with suppress(MlkitError):  # a full disk must not hide why the training ended
+                set_status(folder, "failed")
         raise
     if not main:
         return

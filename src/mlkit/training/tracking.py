@@ -10,7 +10,8 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from mlkit.errors import SettingsError
-from mlkit.files import write_text
+from mlkit.files import write_error, write_text
 from mlkit.settings import TrackingSettings
 
 log = logging.getLogger(__name__)
@@ -33,15 +34,26 @@ class RowFile:
         self._handle = path.open("a", encoding="utf-8", newline="\n")
 
     def add(self, row: Mapping[str, Any]) -> None:
-        self._handle.write(json.dumps({key: _plain(value) for key, value in row.items()}, allow_nan=False) + "\n")
-        self._handle.flush()
+        line = json.dumps({key: _plain(value) for key, value in row.items()}, allow_nan=False) + "\n"
+        with self._named():
+            self._handle.write(line)
+            self._handle.flush()
 
     def sync(self) -> None:
         """Make the rows durable; called before a checkpoint that counts on them."""
-        os.fsync(self._handle.fileno())
+        with self._named():
+            os.fsync(self._handle.fileno())
 
     def close(self) -> None:
         self._handle.close()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Turn a write that failed, such as on a full disk, into one sentence."""
+        try:
+            yield
+        except OSError as error:
+            raise write_error(self.path, error) from error
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -11,93 +11,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from mlkit.checkpoint import (
-    Checkpoint,
-    checkpoint_folders,
-    load_weights,
-    prune,
-    read_training_state,
-    save_checkpoint,
-    write_pointer,
-)
+from mlkit.checkpoint import Checkpoint
 from mlkit.data.manifest import DatasetManifest
 from mlkit.data.sampler import StepSampler, batches
-from mlkit.errors import SettingsError
 from mlkit.seeding import derive_seed, seed_everything
-from mlkit.task import Source, Task, training_source
+from mlkit.task import Task
 from mlkit.training import validation
-from mlkit.training.ema import Ema
 from mlkit.training.guards import StopSignal, memory_named, stop_if_not_finite
-from mlkit.training.precision import Choice, Network, fused_adamw_works
 from mlkit.training.progress import Progress, Silent
-from mlkit.training.ranks import synced
-from mlkit.training.schedule import Plan, lr_at, plan
+from mlkit.training.saving import save, settle
+from mlkit.training.schedule import lr_at
+from mlkit.training.setup import restore, set_up
+from mlkit.training.state import Outcome, Run, TrainState
 from mlkit.training.tracking import RowFile, Trackers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class TrainState:
-    """Everything that changes over steps and is not a tensor."""
-
-    step: int = 0  # completed optimizer updates
-    samples_seen: int = 0  # over all processes; the data position
-    best: float | None = None  # of the primary metric, as it is reported
-    best_step: int | None = None
-    watched_best: float | None = None  # of early stopping's metric
-    evaluations_without_gain: int = 0
-    hooks_failed: int = 0
-    train_s: float = 0.0  # time in updates, without evaluation and saving
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a training ended."""
-
-    state: TrainState
-    checkpoint: Checkpoint
-    stopped_by: str | None = None  # "SIGTERM"; None when it came to its end
-    stopped_early: bool = False
-    means: Mapping[str, float] = field(default_factory=dict)  # validation scores of the last evaluation
-    failures: tuple[str, ...] = ()  # hooks and trackers that failed, one sentence each
-
-
-@dataclass(slots=True)
-class Run:
-    """The parts of a running training, set up once and the same for a fresh and a resumed run."""
-
-    task: Task
-    data: DatasetManifest
-    folder: Path
-    name: str
-    run_id: str
-    plan: Plan
-    accelerator: Accelerator
-    network: nn.Module  # called by the loss: autocast, and DDP where there are several processes
-    net: nn.Module  # the model itself
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    ema: Ema
-    source: Source
-    eval_source: Source
-    progress: Progress
-    failures: list[str] = field(default_factory=list)
-
-    @property
-    def main(self) -> bool:
-        return bool(self.accelerator.is_main_process)
 
 
 def fit(
@@ -129,84 +67,9 @@ def fit(
         NonFiniteError, MemoryShortError, CheckpointError, DataError: each with the way on.
     """
     with memory_named(), StopSignal() as stop:
-        run = _set_up(task, data, folder, accelerator, name, run_id, init_from, progress or Silent())
-        state = _restore(run, resume) if resume else TrainState()
+        run = set_up(task, data, folder, accelerator, name, run_id, init_from, progress or Silent())
+        state = restore(run, resume) if resume else TrainState()
         return _train(run, state, stop, resume)
-
-
-def _set_up(
-    task: Task,
-    data: DatasetManifest,
-    folder: Path,
-    accelerator: Accelerator,
-    name: str,
-    run_id: str,
-    init_from: Checkpoint | None,
-    progress: Progress,
-) -> Run:
-    settings = task.settings.train
-    if settings.batch_size % accelerator.num_processes:
-        raise SettingsError(
-            f"train.batch_size = {settings.batch_size} is over all processes and cannot be divided by "
-            f"{accelerator.num_processes}; choose a multiple"
-        )
-    assert settings.precision != "auto" and settings.channels_last != "auto", "decided before the run folder is made"
-    source, eval_source = training_source(task, data), task.eval_source(data)
-    if settings.deterministic and accelerator.device.type == "cuda":
-        torch.use_deterministic_algorithms(True, warn_only=True)  # some operations have no such form: torch says which
-        torch.backends.cudnn.benchmark = False
-    seed_everything(derive_seed(task.settings.seed, "init"))  # initial weights depend on the seed alone
-    net = task.build_model()
-    if init_from:
-        load_weights(net, init_from, averaged=True)
-    if accelerator.num_processes > 1:
-        net = synced(net)
-    choice = Choice(settings.precision, settings.channels_last)
-    network = Network(net, accelerator.device, choice)
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(net, settings.weight_decay),
-        lr=0.0,  # the loop sets it at every step
-        betas=settings.betas,
-        fused=fused_adamw_works([accelerator.device]),
-    )
-    return Run(
-        task=task,
-        data=data,
-        folder=folder,
-        name=name,
-        run_id=run_id,
-        plan=plan(settings, len(source)),
-        accelerator=accelerator,
-        network=accelerator.prepare_model(network),
-        net=net,
-        optimizer=optimizer,
-        scaler=torch.amp.GradScaler(accelerator.device.type, enabled=settings.precision == "fp16"),
-        ema=Ema(net, settings.ema_decay),
-        source=source,
-        eval_source=eval_source,
-        progress=progress,
-    )
-
-
-def _parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay matrices and kernels only: pulling biases and normalisation weights to zero helps nothing."""
-    trained = [value for value in net.parameters() if value.requires_grad]
-    return [
-        {"params": [value for value in trained if value.ndim > 1], "weight_decay": weight_decay},
-        {"params": [value for value in trained if value.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
-def _restore(run: Run, checkpoint: Checkpoint) -> TrainState:
-    load_weights(run.net, checkpoint, averaged=False)
-    values, tensors = read_training_state(checkpoint)
-    run.optimizer.load_state_dict(tensors["optimizer"])
-    run.scaler.load_state_dict(tensors["scaler"])
-    if run.ema.state():
-        from mlkit.checkpoint import read_tensors
-
-        run.ema.load(read_tensors(checkpoint.folder / "ema.safetensors"))
-    return TrainState(**values)
 
 
 def _train(run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | None) -> Outcome:
@@ -227,7 +90,7 @@ def _train(run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | 
     saved = resumed
     if saved and run.main and saved.folder.parent == run.folder:
         # A kill may have come between a checkpoint and what follows it.
-        _settle(run, saved)
+        settle(run, saved)
         validation.finish_hooks(run, saved, trackers)
     run.progress.begin(state.step, run.plan.steps, run.plan.samples_per_step)
     data = _training_batches(run, state)
@@ -280,7 +143,7 @@ def _train(run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | 
                 assert rows and timing
                 rows.sync()
                 timing.sync()
-                saved = _save(run, state, scored)
+                saved = save(run, state, scored)
                 validation.draw(run, saved, scored, trackers)
             accelerator.wait_for_everyone()
         if stopping or stopped_early:
@@ -383,56 +246,3 @@ def _update(
 
 def _finite(scalars: Mapping[str, float]) -> bool:
     return all(abs(value) < float("inf") for value in scalars.values())
-
-
-def _save(run: Run, state: TrainState, scored: validation.Evaluation | None) -> Checkpoint:
-    """Save, verify, move the pointers, and only then remove what no rule keeps."""
-    settings = run.task.settings
-    run.progress.stage("saving")
-    facts: dict[str, Any] = {
-        "task": settings.task,
-        "step": state.step,
-        "run": run.name,
-        "run_id": run.run_id,
-        "settings": settings.model_dump(mode="json"),
-        "dataset_sha256": run.data.sha256,
-        "dataset_label": run.data.label,
-        "preprocessing": run.data.preprocessing,
-        "parameters": sum(value.numel() for value in run.net.parameters()),
-        "facts": dict(run.task.facts),
-        "scores": validation.finite(scored.means()) if scored else {},
-    }
-    report = {"eval.json": validation.eval_report(run, state.step, scored)} if scored else {}
-    saved = save_checkpoint(
-        run.folder / f"ckpt-{state.step}",
-        run.net,
-        info=facts,
-        ema=run.ema.state(),
-        optimizer={"optimizer": run.optimizer.state_dict(), "scaler": run.scaler.state_dict()},
-        training_state=asdict(state),
-        reports=report,
-    )
-    _settle(run, saved)
-    run.progress.stage("")
-    return saved
-
-
-def _settle(run: Run, saved: Checkpoint) -> None:
-    """Move the pointers and remove what no rule keeps; doing it again changes nothing."""
-    settings = run.task.settings.checkpoint
-
-    def score(folder: Path) -> float | None:
-        return validation.stored_score(folder, run.task.primary_metric)
-
-    write_pointer(run.folder, "last", saved.folder)
-    scored = [(value, folder) for folder in checkpoint_folders(run.folder) if (value := score(folder)) is not None]
-    if scored and settings.keep_best:
-        write_pointer(run.folder, "best", max(scored, key=lambda pair: pair[0])[1])  # the first of equals
-    prune(
-        run.folder,
-        keep_last=settings.keep_last,
-        keep_best=settings.keep_best,
-        keep_every=settings.keep_every,
-        score=score,
-        protect=[saved.folder],
-    )

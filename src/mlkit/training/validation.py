@@ -21,11 +21,11 @@ from mlkit.evaluation.evaluate import (
 from mlkit.imaging.grids import write_png
 from mlkit.imaging.images import list_images
 from mlkit.metrics import METRICS, goodness
+from mlkit.training.state import Run, TrainState
 
 if TYPE_CHECKING:
     from mlkit.task import Source
     from mlkit.training.tracking import Trackers
-    from mlkit.training.trainer import Run, TrainState
 
 log = logging.getLogger(__name__)
 
