@@ -7,7 +7,19 @@ BIN := $(VENV)/bin
 # One thread: with a core busy elsewhere, torch's two threads run far slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test install lint types layers pytest docs bench clean
+# The quick ones first; all together take about half an hour. A quiet machine is needed for figures that can be quoted.
+BENCHES := startup ssim crops order step precision checkpoint_cost demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test install lint types layers pytest docs bench clean
+
+help:
+	@echo "make demo    build a small dataset, train two models, draw and compare them (6 minutes after the installation)"
+	@echo "make test    install what the checks need, and run them all"
+	@echo "make bench   measure what the documentation claims; figures go to bench/results"
+	@echo "make docs    write the generated pages of docs again"
+	@echo "make install only make $(VENV) and install"
+	@echo "make clean   remove $(VENV) and caches"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "mlkit needs Python 3.11, 3.12 or 3.13 as python3.11 (or ...) in PATH; found none"; exit 1; }
@@ -38,6 +50,13 @@ pytest: install
 
 docs: install
 	$(BIN)/python docs/generate.py
+
+bench: install
+	@missed=; for name in $(BENCHES); do \
+		echo; echo "== bench/$$name.py"; \
+		$(BIN)/python bench/$$name.py --json || missed="$$missed $$name"; \
+	done; \
+	test -z "$$missed" || { echo; echo "a goal was missed, or it failed:$$missed"; exit 1; }
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

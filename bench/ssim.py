@@ -1,29 +1,32 @@
-"""SSIM of a 512x768 RGB image: mlkit's time over scikit-image's, alternating in one process, and how far they differ.
+"""SSIM of a 512x768 RGB image: mlkit's time over scikit-image's, and how far the two values differ.
 
-    OMP_NUM_THREADS=1 python bench/ssim.py
+    python bench/ssim.py
 
-Both compute the Gaussian SSIM of Wang et al. 2004 with population covariance. mlkit gets float32 tensors;
-scikit-image gets the same pixels as float64, its fastest way to the same value. Beyond 0.5 the exit code
-is 1.
+Both compute the Gaussian SSIM of Wang et al. 2004 with population covariance, in turns in one process, with one
+thread. mlkit gets float32 tensors; scikit-image gets the same pixels as float64, its fastest way to the same value.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
 
 import numpy as np
-import torch
-from skimage.metrics import structural_similarity
 
-from mlkit.metrics.image import ssim
+from _common import at_most, finish, in_turns, options_parser, ratio, show
 
-ROUNDS = 15
 GOAL = 0.5
+SAME = 1e-4  # values that differ by more are of different definitions
 
 
 def main() -> int:
-    """Print the ratio of medians and return the exit code."""
+    parser = options_parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=25)
+    options = parser.parse_args()
+    import torch
+    from skimage.metrics import structural_similarity
+
+    from mlkit.metrics.image import ssim
+
     torch.set_num_threads(1)  # scikit-image's filters use one thread
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[0:512, 0:768]
@@ -49,18 +52,16 @@ def main() -> int:
             )
         )
 
-    difference = abs(ours() - theirs())  # also warms both up
-    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
-    for _ in range(ROUNDS):
-        for name, function in (("ours", ours), ("theirs", theirs)):
-            start = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - start)
-    ours_s, theirs_s = statistics.median(seconds["ours"]), statistics.median(seconds["theirs"])
-    ratio = ours_s / theirs_s
-    print(f"mlkit {ours_s * 1e3:.1f} ms, scikit-image {theirs_s * 1e3:.1f} ms, ratio {ratio:.3f} (goal {GOAL})")
-    print(f"values differ by {difference:.1e}")
-    return 0 if ratio <= GOAL and difference < 1e-4 else 1
+    difference = abs(ours() - theirs())
+    times = in_turns({"mlkit": ours, "scikit-image": theirs}, 2 if options.smoke else options.rounds)
+    of_theirs = {name: ratio(taken, times["scikit-image"]) for name, taken in times.items()}
+    listed = [(name, f"{statistics.median(taken) * 1e3:.1f} ms", str(of_theirs[name])) for name, taken in times.items()]
+    show(("SSIM of 512x768 RGB", "median", "of scikit-image's time"), listed)
+    figures = [
+        at_most("time over scikit-image's", of_theirs["mlkit"].value, GOAL),
+        at_most("difference of the values", difference, SAME, ""),
+    ]
+    return finish(figures, options)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ class ToyTask:
     """Removes noise from small images."""
 
     primary_metric: ClassVar[str] = "psnr"
+    signatures: ClassVar[Mapping[str, str]] = {}
     image_suffixes: ClassVar[tuple[str, ...]] = (".png",)
 
     def __init__(self, settings: RunSettings) -> None:

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from typing import NoReturn
+
+# Of the machine, not of mlkit: said in one sentence wherever they come from.
+_PLACES = {
+    errno.EACCES: "choose a place that you may use",
+    errno.EPERM: "choose a place that you may use",
+    errno.EROFS: "choose a place that you may use",
+    errno.ENOSPC: "free some space and try again",
+    errno.EDQUOT: "free some space and try again",
+}
 
 
 def main() -> None:
@@ -11,11 +22,17 @@ def main() -> None:
     traceback = "--traceback" in sys.argv
     if traceback:
         sys.argv.remove("--traceback")
-    from mlkit.cli import app
+    from mlkit.cli import UsageError, app
     from mlkit.errors import MlkitError
 
     try:
-        app(prog_name="mlkit")
+        sys.exit(app(prog_name="mlkit", standalone_mode=False))  # None, or the code of a typer.Exit
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # its text is the help, which is printed by now
+            sys.exit(error.exit_code)
+        told, command = error.format_message().rstrip("."), error.ctx.command_path if error.ctx else "mlkit"
+        print(f"mlkit: {told} (see: {command} --help)", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)
     except MlkitError as error:
         if traceback:
             raise
@@ -28,14 +45,24 @@ def main() -> None:
         # The reader of a pipe left (mlkit ... | head): nothing more to say, and nothing to flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except Exception as error:
-        if traceback:
-            raise
-        print(  # noqa: T201
-            f"mlkit: internal error: {type(error).__name__}: {error}; run again with --traceback and report it",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+    except OSError as error:
+        if traceback or error.errno not in _PLACES:
+            _defect(error, traceback)
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"mlkit: {place}{error.strerror}; {_PLACES[error.errno]}", file=sys.stderr)  # noqa: T201
+        sys.exit(4)
+    except Exception as error:  # noqa: BLE001 - told as a defect
+        _defect(error, traceback)
+
+
+def _defect(error: Exception, traceback: bool) -> NoReturn:
+    if traceback:
+        raise error
+    print(  # noqa: T201
+        f"mlkit: internal error: {type(error).__name__}: {error}; run again with --traceback and report it",
+        file=sys.stderr,
+    )
+    sys.exit(1)
 
 
 if __name__ == "__main__":

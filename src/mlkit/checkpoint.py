@@ -2,7 +2,7 @@
 
 ckpt-<step>/                step = completed optimizer updates
     checkpoint.json         what it is, with size and SHA-256 of every other file; written last
-    model.safetensors       trained weights and buffers, or adapter_*.{json,safetensors} for an adapter
+    model.safetensors       all weights and buffers, or adapter_*.{json,safetensors} for an adapter
     ema.safetensors         where EMA is on
     training_state.json     } with these two it resumes in full;
     accelerator_state/      } without them, by weights only
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlkit.errors import CheckpointError, MlkitError, listing
+from mlkit.errors import CheckpointError, DataError, MlkitError, NewerCheckpointError, NewerFormatError, listing
 from mlkit.files import atomic_folder, read_json, write_text
 from mlkit.task import SavesAdapter
 
@@ -53,10 +53,12 @@ class Checkpoint:
 # ---- write ---------------------------------------------------------------------------------------------------
 
 
-def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return what a checkpoint holds of a model: parameters with `requires_grad`, and persistent buffers."""
-    frozen = {name for name, value in model.named_parameters(remove_duplicate=False) if not value.requires_grad}
-    return {name: value.detach() for name, value in model.state_dict().items() if name not in frozen}
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return what a checkpoint holds of a model: all parameters and persistent buffers.
+
+    Frozen parameters too: they may come from another run. A model that can fetch them again is a `SavesAdapter`.
+    """
+    return {name: value.detach() for name, value in model.state_dict().items()}
 
 
 def save_checkpoint(
@@ -81,8 +83,32 @@ def save_checkpoint(
         reports: further text files by name, such as eval.json; not verified later.
 
     Raises:
-        MlkitError: when it cannot be written, or what is on the disk differs from what was meant.
+        CheckpointError: when it cannot be written, naming the last good one, or when what is on the disk differs from
+            what was meant.
     """
+    try:
+        _write(folder, model, info, ema, optimizer, training_state, reports)
+    except DataError as error:  # no permission, disk full
+        older, _ = newest_good(folder.parent)
+        left = (
+            f"the last good checkpoint is {older.folder.name}, to go on"
+            if older
+            else "there is no older one, to start again"
+        )
+        problems = (f"{problem}; {left}: mlkit resume {folder.parent}" for problem in error.problems)
+        raise CheckpointError(*problems) from error
+    return open_checkpoint(folder)
+
+
+def _write(
+    folder: Path,
+    model: nn.Module,
+    info: Mapping[str, Any],
+    ema: Mapping[str, Tensor] | None,
+    optimizer: Mapping[str, Any] | None,
+    training_state: Mapping[str, Any] | None,
+    reports: Mapping[str, str] | None,
+) -> None:
     import torch
     from safetensors.torch import save as to_safetensors
 
@@ -107,7 +133,7 @@ def save_checkpoint(
                 content = path.read_bytes()
                 meant[path.name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         else:
-            put("model.safetensors", packed(trained_state(model)))
+            put("model.safetensors", packed(whole_state(model)))
         if ema:
             put("ema.safetensors", packed(ema))
         if optimizer is not None:
@@ -120,7 +146,6 @@ def save_checkpoint(
             (partial / name).write_text(text, encoding="utf-8")
         about = {"format_version": FORMAT_VERSION, **info, "files": meant}
         (partial / "checkpoint.json").write_text(json.dumps(about, indent=2, allow_nan=False) + "\n")
-    return open_checkpoint(folder)
 
 
 # ---- read ----------------------------------------------------------------------------------------------------
@@ -137,6 +162,8 @@ def open_checkpoint(folder: Path, *, verify: bool = True) -> Checkpoint:
         raise CheckpointError(f"checkpoint {folder} does not exist")
     try:
         info = read_json(folder / "checkpoint.json", "checkpoint", FORMAT_VERSION)
+    except NewerFormatError as error:
+        raise NewerCheckpointError(*error.problems) from error
     except MlkitError as error:
         raise CheckpointError(*error.problems) from error
     if not isinstance(info.get("step"), int) or not isinstance(info.get("files"), dict):
@@ -192,10 +219,12 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, *, averaged: bool) ->
     if isinstance(model, SavesAdapter):
         model.load_adapter(checkpoint.folder)
     else:
-        _copy_in(trained_state(model), read_tensors(checkpoint.folder / "model.safetensors"), checkpoint.folder)
+        _copy_in(whole_state(model), read_tensors(checkpoint.folder / "model.safetensors"), checkpoint.folder)
     if averaged and "ema.safetensors" in checkpoint.info["files"]:
-        trained = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
-        _copy_in(trained, read_tensors(checkpoint.folder / "ema.safetensors"), checkpoint.folder)
+        averages = read_tensors(checkpoint.folder / "ema.safetensors")
+        # Of what was trained then; another stage may train other parts.
+        own = {name: value.detach() for name, value in model.named_parameters() if name in averages}
+        _copy_in(own, averages, checkpoint.folder)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -209,11 +238,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"weights {path} cannot be read: {error}") from error
 
 
+def read_counters(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return training_state.json: step, samples seen, best value, seconds trained."""
+    return dict(json.loads((checkpoint.folder / _STATE).read_text()))
+
+
 def read_training_state(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return (training_state.json, optimizer and scaler states); nothing but tensors and plain values is unpickled."""
     import torch
 
-    state = json.loads((checkpoint.folder / _STATE).read_text())
+    state = read_counters(checkpoint)
     path = checkpoint.folder / _OPTIMIZER
     try:
         return state, torch.load(path, map_location="cpu", weights_only=True)
@@ -262,7 +296,11 @@ def checkpoint_folders(run_dir: Path) -> list[Path]:
 
 
 def newest_good(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest full checkpoint that verifies, and a sentence for each newer one that was skipped."""
+    """Return the newest full checkpoint that verifies, and a sentence for each newer one that was skipped.
+
+    Raises:
+        NewerCheckpointError: on meeting one of a newer mlkit: going on from an older one would write over it.
+    """
     skipped: list[str] = []
     for folder in reversed(checkpoint_folders(run_dir)):
         try:
@@ -270,6 +308,8 @@ def newest_good(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
             if found.is_full:
                 return found, skipped
             skipped.append(f"checkpoint {folder} holds weights only, without its training state")
+        except NewerCheckpointError:
+            raise
         except CheckpointError as error:
             skipped += error.problems
     return None, skipped

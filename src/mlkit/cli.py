@@ -11,6 +11,8 @@ from mlkit import __version__
 from mlkit.commands import compare, eval, resume, train
 from mlkit.tasks import TASKS, available_tasks, task_module
 
+UsageError: Any = typer.BadParameter.__base__  # Typer's own, or Click's where Typer builds on that
+
 
 def _tasks_group(attribute: str, planned: str) -> type[TyperGroup]:
     """Return a group with one command a task, from `tasks/<name>/cli.py`, imported only when it is used."""
@@ -21,6 +23,8 @@ def _tasks_group(attribute: str, planned: str) -> type[TyperGroup]:
 
         def get_command(self, ctx: Any, cmd_name: str) -> Any:
             if cmd_name not in TASKS:
+                if not ctx.resilient_parsing:  # as while a shell completes
+                    task_module(cmd_name, "cli")  # raises the sentence
                 return None
             one = typer.Typer(add_completion=False)
             if cmd_name in available_tasks():

@@ -39,10 +39,18 @@ class CheckpointError(SettingsError):
     """A checkpoint that is missing, broken, newer than this mlkit, or made for something else."""
 
 
+class NewerCheckpointError(CheckpointError):
+    """A checkpoint that a newer mlkit wrote: it is whole, so nothing takes its place."""
+
+
 class DataError(MlkitError):
     """Data that is missing, broken or unfit."""
 
     exit_code = 4
+
+
+class NewerFormatError(DataError):
+    """A file that a newer mlkit wrote: whole, and nothing to be skipped or written over."""
 
 
 class NonFiniteError(MlkitError):
@@ -78,3 +86,9 @@ def listing(names: Sequence[str], limit: int = 12) -> str:
         return "none"
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return "1 patch", "2 patches" or "1,234 scenes"."""
+    plural = "es" if noun.endswith(("ch", "sh", "s", "x")) else "s"
+    return f"{number:,} {noun}{'' if number == 1 else plural}"

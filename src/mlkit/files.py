@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mlkit.errors import DataError, MlkitError
+from mlkit.errors import DataError, MlkitError, NewerFormatError
 
 PARTIAL_PREFIX = ".partial-"  # what an interrupted write may leave behind; never read, removed by the next writer
 
@@ -84,6 +84,32 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[bool | None]:
+    """Yield whether this process holds the folder: False while another does, None where folders cannot be locked.
+
+    The system lets go of it when the process dies, however it dies. Windows and some network disks have no such lock.
+    """
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield None
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held: bool | None = True
+        except BlockingIOError:
+            held = False
+        except OSError:
+            held = None
+        yield held
+    finally:
+        os.close(handle)
+
+
 def remove_partials(folder: Path) -> int:
     """Remove what interrupted writes left in `folder`; returns how many."""
     leftovers = list(folder.glob(f"{PARTIAL_PREFIX}*"))
@@ -150,7 +176,7 @@ def read_json(path: Path, what: str, newest_format: int) -> dict[str, Any]:
     if not isinstance(version, int):
         raise DataError(f"{what} {path} is damaged: it has no format_version")
     if version > newest_format:
-        raise DataError(
+        raise NewerFormatError(
             f"{what} {path} has format version {version}, this mlkit reads up to {newest_format}; update mlkit"
         )
     return dict(value)

@@ -111,22 +111,21 @@ def resolve_preset(
             raise SettingsError(f"preset '{name}' has no [quick_test] table; give --max-steps instead")
         _merge(values, quick, origins, "")
         origins |= {key: all_origins[f"quick_test.{key}"] + " [quick_test]" for key in flatten(quick)}
-    _apply(values, origins, assignments, flags or {})
-    return Resolved(validate(values, origins), origins)
+    problems = _apply(values, origins, assignments, flags or {})
+    return Resolved(_validate_with(values, origins, problems), origins)
 
 
 def override(settings: RunSettings, *, assignments: Sequence[str] = (), flags: Mapping[str, Any]) -> RunSettings:
     """Return settings with `--set` assignments and flags over them; raises SettingsError as `resolve_preset` does."""
     values = settings.model_dump(mode="json")
     origins: dict[str, str] = {}
-    _apply(values, origins, assignments, flags)
-    return validate(values, origins)
+    return _validate_with(values, origins, _apply(values, origins, assignments, flags))
 
 
 def _apply(
     values: dict[str, Any], origins: dict[str, str], assignments: Sequence[str], flags: Mapping[str, Any]
-) -> None:
-    """Merge `--set` assignments, then flags, over nested values in place."""
+) -> list[str]:
+    """Merge `--set` assignments, then flags, over nested values in place; returns what is no assignment."""
     problems = []
     for assignment in assignments:
         try:
@@ -136,12 +135,24 @@ def _apply(
             example = f'{key.strip()}="{text.strip()}"' if text.strip() else "train.lr=2e-4"
             problems.append(f"--set {assignment} is not a TOML assignment; strings want quotes: --set '{example}'")
             continue
+        if not parsed:
+            problems.append(f"--set '{assignment}' sets nothing; give KEY=VALUE, such as --set 'train.lr=2e-4'")
         _merge(values, parsed, origins, "--set")
-    if problems:
-        raise SettingsError(*problems)
     for key, value in flags.items():
         if value is not None:
             _merge(values, _nest(key, value), origins, "flag")
+    return problems
+
+
+def _validate_with(values: Mapping[str, Any], origins: Mapping[str, str], problems: Sequence[str]) -> RunSettings:
+    """Return `validate`; problems found before are told together with what it finds."""
+    try:
+        settings = validate(values, origins)
+    except SettingsError as error:
+        raise SettingsError(*problems, *error.problems) from None
+    if problems:
+        raise SettingsError(*problems)
+    return settings
 
 
 def validate(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> RunSettings:

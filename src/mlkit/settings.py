@@ -148,8 +148,8 @@ class EvalSettings(Settings):
 
     every: Count | None = None
     """Updates between two evaluations; None: at each checkpoint."""
-    max_samples: Count | None = None
-    """Evaluate only this many validation samples, evenly spaced; None: all."""
+    max_samples: Count | None = 1000
+    """Evaluate at most this many validation samples, evenly spaced and always the same; None: all."""
     batch_size: Count | None = None
     """Images per forward pass; None: as in training."""
     protocol: str = "default"

@@ -54,6 +54,7 @@ class Task(Protocol):
     settings: RunSettings
     primary_metric: ClassVar[str]  # key into METRICS, which knows unit and direction
     image_suffixes: ClassVar[tuple[str, ...]]  # files that `images_source` reads, such as (".png", ".tif")
+    signatures: ClassVar[Mapping[str, str]]  # where a score's protocol differs from that in METRICS; else empty
     facts: Mapping[str, float]  # what `compare` shows beside the scores, such as {"bits_per_px": 2.0}
 
     def build_dataset(self, source: Path | None, out: Path) -> DatasetManifest:
@@ -61,7 +62,7 @@ class Task(Protocol):
         ...
 
     def build_model(self) -> nn.Module:
-        """Return a fresh model; `requires_grad` marks what is trained and saved."""
+        """Return a fresh model; `requires_grad` marks what is trained."""
         ...
 
     def train_source(self, data: DatasetManifest) -> Source: ...

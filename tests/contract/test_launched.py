@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from mlkit.files import locked
 from mlkit.tasks import available_tasks
 from running import EXTRA_PRESETS, fingerprint
 
@@ -48,7 +49,7 @@ def _rows(run: Path) -> list[dict[str, Any]]:
 def test_sigterm_saves_leaves_with_75_and_resumes_to_the_same_bits(
     task: str, datasets: dict[str, Path], tmp_path: Path
 ) -> None:
-    steps = ["--max-steps", "16", "--set", "checkpoint.every=6", "--set", "checkpoint.grid=false"]
+    steps = ["--max-steps", "16", "--set", "checkpoint.every=6", "--set", "checkpoint.grid=false", "--workers", "2"]
     whole = _mlkit(_train(task, datasets[task], "whole", *steps), tmp_path)
     assert whole.returncode == 0, whole.stderr
     process = subprocess.Popen(
@@ -56,12 +57,13 @@ def test_sigterm_saves_leaves_with_75_and_resumes_to_the_same_bits(
         env=_environment(tmp_path),
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     rows = tmp_path / "runs" / "stopped" / "metrics.jsonl"
     deadline_s = time.monotonic() + 200
     while not (rows.exists() and rows.read_text().count("\n") >= 2) and time.monotonic() < deadline_s:
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # the data workers too, as job schedulers and Ctrl-C do
     _, said = process.communicate(timeout=200)
     assert process.returncode == 75, said
     run = tmp_path / "runs" / "stopped"
@@ -70,6 +72,13 @@ def test_sigterm_saves_leaves_with_75_and_resumes_to_the_same_bits(
         f"mlkit: stopped by SIGTERM and saved at step {step}; continue with: mlkit resume {run}"
     )
     assert 2 <= step < 16
+    with locked(run):  # as another training would
+        busy = _mlkit(["resume", str(run)], tmp_path)
+    assert (busy.returncode, busy.stderr) == (
+        2,
+        "mlkit: run stopped is being trained by another process; wait for it, or stop it with Ctrl-C: "
+        "it saves and can be resumed\n",
+    )
     resumed = _mlkit(["resume", str(run)], tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     expected, found = fingerprint(tmp_path / "runs" / "whole"), fingerprint(run)

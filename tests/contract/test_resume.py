@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from mlkit.settings import TrainSettings
 from mlkit.tasks import available_tasks
-from running import Job, fingerprint, run, run_with_kills
+from mlkit.training.schedule import plan
+from running import Job, fingerprint, run, run_with_kills, task_of
 
 TASKS = ("toy", *available_tasks())
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL and fork servers are POSIX")
@@ -66,6 +69,62 @@ def test_killed_before_any_operation_on_files_and_resumed_gives_the_same_bits(
             _same(tmp_path / "one", folder)
             assert not list(folder.glob(".partial-*")), "a leftover of the killed process stayed"
     assert place > 40
+
+
+def test_early_stopping_ends_at_the_same_step_after_a_kill(datasets: dict[str, Path], tmp_path: Path) -> None:
+    never_better = {"eval.early_stop_patience": 2, "eval.early_stop_min_delta": 100.0}
+    job = Job("toy", datasets["toy"], STEPS | PLAIN | never_better)
+    assert run(job, tmp_path / "one")
+    assert (tmp_path / "one" / "last").read_text() == "ckpt-9\n"  # the first is a gain, the next two are not
+    for place in range(60, 120, 6):
+        folder = tmp_path / f"at-{place}"
+        ended = run(job, folder, die_at=place)
+        assert ended or run(job, folder)
+        assert run(job, folder), "an ended run is resumed to nothing"
+        _same(tmp_path / "one", folder)
+
+
+def test_accelerate_settings_from_outside_change_no_number(
+    datasets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlkit.commands.session import open_accelerator
+
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    accelerator = open_accelerator("cpu")
+    assert accelerator.mixed_precision == "no"
+    network = accelerator.prepare_model(torch.nn.Linear(4, 4))
+    assert network(torch.zeros(1, 4)).dtype == torch.float32
+    assert type(network) is torch.nn.Linear
+
+
+def test_a_changed_weight_decay_has_its_effect_after_a_resume(datasets: dict[str, Path], tmp_path: Path) -> None:
+    from accelerate import Accelerator
+
+    from mlkit.checkpoint import newest_good
+    from mlkit.data.manifest import open_manifest
+    from mlkit.training.progress import Silent
+    from mlkit.training.setup import restore, set_up
+
+    job = Job("toy", datasets["toy"], STEPS | PLAIN)
+    assert run(job, tmp_path / "one")
+    found, _ = newest_good(tmp_path / "one")
+    assert found is not None
+    changed = Job("toy", datasets["toy"], STEPS | PLAIN | {"train.weight_decay": 0.5, "train.betas": (0.5, 0.9)})
+    accelerator = Accelerator(cpu=True)
+    resumed = set_up(
+        task_of(changed), open_manifest(job.data), tmp_path / "one", accelerator, "one", "0", None, Silent()
+    )
+    restore(resumed, found)
+    assert [group["weight_decay"] for group in resumed.optimizer.param_groups] == [0.5, 0.0]
+    assert all(group["betas"] == (0.5, 0.9) for group in resumed.optimizer.param_groups)
+
+
+def test_epochs_mean_passes_over_the_data_when_the_batch_changes() -> None:
+    ten = TrainSettings(epochs=10, batch_size=4)
+    assert plan(ten, 48).steps == 120
+    # Half of them are done; the other five epochs take 240 samples, 30 updates of 8.
+    assert plan(ten.model_copy(update={"batch_size": 8}), 48, step=60, samples_seen=240).steps == 90
 
 
 def test_without_the_seed_of_each_step_the_proof_fails(datasets: dict[str, Path], tmp_path: Path) -> None:

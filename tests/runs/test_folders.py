@@ -77,7 +77,7 @@ def test_unknown_name_suggests_and_lists(runs_dir: Path) -> None:
 
 
 def test_empty_runs_folder_says_how_to_begin(tmp_path: Path) -> None:
-    with pytest.raises(MlkitError, match=r"there is no run in .* yet; start one with `mlkit train PRESET`"):
+    with pytest.raises(MlkitError, match=r"there is no run in .* yet; start one with: mlkit train --preset PRESET"):
         resolve_run("baseline", tmp_path)
 
 

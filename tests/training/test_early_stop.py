@@ -1,4 +1,4 @@
-"""Early stopping counts evaluations without gain; a metric that is undefined is no gain and nothing to remember."""
+"""Early stopping counts evaluations without gain; one whose metric is undefined says nothing either way."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from typing import Any
 
 import pytest
 
-from mlkit.settings import EvalSettings
+from mlkit.settings import CheckpointSettings, EvalSettings
 from mlkit.training.progress import Silent
 from mlkit.training.state import TrainState
-from mlkit.training.validation import take_note
+from mlkit.training.validation import patience_is_over, take_note
 
 
 def stops_after(values: list[float], patience: int | None, **changed: Any) -> tuple[int | None, TrainState]:
     """Return the number of the evaluation that ends training, and the state then."""
     settings = EvalSettings.model_validate({"early_stop_patience": patience, **changed})
-    task = SimpleNamespace(settings=SimpleNamespace(eval=settings), primary_metric="psnr")
-    run: Any = SimpleNamespace(task=task, progress=Silent())
+    sections = SimpleNamespace(eval=settings, checkpoint=CheckpointSettings())
+    task = SimpleNamespace(settings=sections, primary_metric="psnr")
+    run: Any = SimpleNamespace(task=task, progress=Silent(), failures=[])
     state = TrainState()
     for number, value in enumerate(values, 1):
         state.step = 10 * number
-        if take_note(run, state, {"loss": value, "psnr": -value}):
+        take_note(run, state, {"loss": value, "psnr": -value})
+        if patience_is_over(run, state):
             return number, state
     return None, state
 
@@ -36,7 +38,7 @@ def stops_after(values: list[float], patience: int | None, **changed: Any) -> tu
         ([5, 4, 4, 4, 1], 2, 4),
         ([5, 4, 6, 3, 6, 6], 2, 6),  # a gain starts the count anew
         ([5, 5, 5, 5, 5], None, None),
-        ([math.nan, math.nan, math.nan], 2, 2),
+        ([math.nan, math.nan, math.nan], 2, None),  # nothing to judge by
         ([math.nan, 5, math.nan, 4, 4], 2, None),
         ([math.nan, 5, 6, 7], 2, 4),
     ],

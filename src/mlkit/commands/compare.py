@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlkit.commands import complete
+
 if TYPE_CHECKING:
     from mlkit.runs.folders import RunRef
 
@@ -15,13 +17,20 @@ if TYPE_CHECKING:
 def compare(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="Runs (by name or unique prefix), run folders or checkpoints."),
+        typer.Argument(
+            metavar="RUN...",
+            help="Runs (by name or unique prefix), run folders or checkpoints.",
+            autocompletion=complete.runs,
+        ),
     ],
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for the results.  \\[default: RUNS_DIR/compare-A-vs-B]", show_default=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print comparison.json instead of tables.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Where the dataset lies now, if it was moved; scores on disk need none.")
+    ] = None,
     picture: Annotated[bool, typer.Option(help="Render the side-by-side picture; it loads the models.")] = True,
     runs_dir: Annotated[Path, typer.Option(envvar="MLKIT_RUNS_DIR", help="Where runs lie.")] = Path("runs"),
 ) -> None:
@@ -44,6 +53,8 @@ def compare(
     from mlkit.report.tables import markdown, rich_tables
     from mlkit.runs.folders import list_runs, nonfinite_steps, resolve_runs
 
+    if out is not None and out.is_file():
+        raise MlkitError(f"--out {out} is a file; give a folder for the results")
     refs = resolve_runs(names, runs_dir)
     if len(refs) < 2:
         there = listing([run.name for run in list_runs(runs_dir)])
@@ -53,7 +64,7 @@ def compare(
         Candidate(label, ref.chosen_checkpoint(), nonfinite_steps(ref.folder))
         for label, ref in zip(labels, refs, strict=True)
     ]
-    comparison = compare_checkpoints(candidates, evaluate=_evaluate)
+    comparison = compare_checkpoints(candidates, evaluate=lambda checkpoint: _evaluate(checkpoint, data))
     folder = out or runs_dir / ("compare-" + "-vs-".join(ref.label.replace("/", "-") for ref in refs))[:200]
     write_json(folder / "comparison.json", comparison.to_json())
     write_text(folder / "comparison.md", markdown(comparison))
@@ -68,7 +79,7 @@ def compare(
 
         shown = [(candidate.name, candidate.checkpoint) for candidate in candidates]
         try:
-            render_side_by_side(shown, list(comparison.shown_ids), folder / "comparison.png")
+            render_side_by_side(shown, list(comparison.shown_ids), folder / "comparison.png", data)
         except MlkitError as error:  # the numbers stand without it, such as where the data lies elsewhere
             (folder / "comparison.png").unlink(missing_ok=True)  # an older picture is not of this comparison
             typer.echo(f"warning: no side-by-side picture: {error}", err=True)
@@ -87,9 +98,9 @@ def distinct_labels(refs: list[RunRef]) -> list[str]:
     return labels
 
 
-def _evaluate(checkpoint: Path) -> None:
+def _evaluate(checkpoint: Path, data: Path | None) -> None:
     """Write a checkpoint's missing eval.json; only here torch is needed."""
     from mlkit.commands.opened import write_scores
 
     typer.echo(f"evaluating {checkpoint}, which has no eval.json", err=True)
-    write_scores(checkpoint)
+    write_scores(checkpoint, data)

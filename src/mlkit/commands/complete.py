@@ -10,12 +10,23 @@ def presets(incomplete: str) -> list[str]:
     """Return the shipped presets that start so; pydantic is not imported, since this runs at each press of Tab."""
     package = Path(__file__).parent.parent
     folders = (package / "presets", package.parent.parent / "presets")
-    return sorted(path.stem for folder in folders for path in folder.glob(f"*/{incomplete}*.toml"))
+    names = {path.stem for folder in folders for path in folder.glob("*/*.toml")}
+    return sorted(name for name in names if name.startswith(incomplete))
 
 
 def runs(incomplete: str) -> list[str]:
-    """Return the runs that start so, and with a slash their checkpoints."""
+    """Return the runs that start so, and after a run's name with a slash its checkpoints; failing those, folders."""
     folder = Path(os.environ.get("MLKIT_RUNS_DIR", "runs"))
     names = [path.parent.name for path in folder.glob("*/run.json")]
+    if "/" in incomplete:
+        names = [path.parent.relative_to(folder).as_posix() for path in folder.glob("*/ckpt-*/checkpoint.json")]
     found = sorted(name for name in names if name.startswith(incomplete))
-    return found or sorted(str(path) for path in Path().glob(f"{incomplete}*") if path.is_dir())
+    return found or _folders(incomplete)
+
+
+def _folders(incomplete: str) -> list[str]:
+    place = Path(incomplete)
+    parent, start = (place, "") if incomplete.endswith("/") else (place.parent, place.name)
+    if not parent.is_dir():
+        return []
+    return sorted(str(path) for path in parent.iterdir() if path.name.startswith(start) and path.is_dir())

@@ -135,14 +135,15 @@ class LiveProgress:
     def scores(self, step: int, means: Mapping[str, float], best: bool) -> None:
         listed = "  ".join(metric_text(key, value) for key, value in means.items())
         self._bar.update(self._task, score=metric_text(self._primary, means[self._primary]))
-        self.say(f"[dim]step {step:>6}[/]  {listed}{'  [green]best[/]' if best else ''}")
-
-    def say(self, text: str) -> None:
         from rich.text import Text
 
-        plain = Text.from_markup(text)
-        log.info("%s", plain.plain)
-        self._console.print(plain)
+        line = Text.assemble((f"step {step:>6}", "dim"), f"  {listed}", ("  best" if best else "", "green"))
+        log.info("%s", line.plain)
+        self._console.print(line)
+
+    def say(self, text: str) -> None:
+        log.info("%s", text)
+        self._console.print(text, markup=False, highlight=False)
 
     def end(self) -> None:
         self._bar.stop()

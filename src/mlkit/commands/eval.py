@@ -39,10 +39,18 @@ def grid(
 
     if checkpoints not in ("one", "all"):
         raise MlkitError(f"--checkpoints {checkpoints} is neither 'one' nor 'all'")
+    if ids and images_dir:
+        raise MlkitError("give --ids or --images-dir, not both")
+    if images_dir is None and (upscale, fit_multiple) != (1, 1):
+        raise MlkitError("--upscale and --fit-multiple prepare images of your own; give --images-dir too")
+    if out is not None and not out.is_dir() and out.suffix.lower() != ".png":
+        raise MlkitError(f"--out {out} does not end in .png; the grid is a PNG: give {out.name}.png")
+    if out is not None and out.is_dir():
+        raise MlkitError(f"--out {out} is a folder; give the PNG to write, such as {out / 'grid.png'}")
     draw_grid(
         GridRequest(
             path=path,
-            ids=tuple(ids.split(",")) if ids else (),
+            ids=tuple(name.strip() for name in ids.split(",")) if ids else (),
             images_dir=images_dir,
             upscale=upscale,
             fit_multiple=fit_multiple,

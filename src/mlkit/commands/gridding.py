@@ -41,7 +41,9 @@ def draw_grid(request: GridRequest) -> None:
     if request.timeline:
         folders = checkpoints(ref.folder)
         if not folders:
-            raise CheckpointError(f"run {ref.folder} has no checkpoint yet")
+            raise CheckpointError(
+                f"run {ref.folder} has no complete checkpoint yet; wait for the first one, or train it again"
+            )
         out = request.out or ref.folder / "grids" / "timeline.png"
         rows: list[list[Panel]] = []
         labels: list[str] = []
@@ -49,7 +51,7 @@ def draw_grid(request: GridRequest) -> None:
         for place, folder in enumerate(folders):
             opened = open_model(folder, device)
             source, indices, label = _source(request, opened)
-            shown = evaluate_opened(opened, source, indices, panels_of=indices, batch_size=1)
+            shown = evaluate_opened(opened, source, indices, panels_of=indices)
             # A column an image, a row a checkpoint; what the images are stands in the first row.
             if place == 0:
                 rows.append([replace(shown.panels[index][0], title=source.sample_id(index)) for index in indices])
@@ -62,7 +64,7 @@ def draw_grid(request: GridRequest) -> None:
         opened = open_model(ref.chosen_checkpoint(), device)
         out = request.out or opened.checkpoint.folder / "grid.png"
         source, indices, label = _source(request, opened)
-        shown = evaluate_opened(opened, source, indices, panels_of=indices, batch_size=1)
+        shown = evaluate_opened(opened, source, indices, panels_of=indices)
         heading = f"{ref.folder.name}  step {opened.checkpoint.step}" + (f"  ({label} data)" if label else "")
         write_png(out, grid_picture(shown, indices, heading))
     say(f"written: {out}")

@@ -54,12 +54,26 @@ def open_model(folder: Path, device: torch.device, *, task_name: str | None = No
     """
     import torch
 
-    from mlkit.errors import CheckpointError
+    from mlkit.errors import CheckpointError, NewerCheckpointError
+    from mlkit.runs.folders import checkpoints
 
-    checkpoint = open_checkpoint(folder)
+    try:
+        checkpoint = open_checkpoint(folder)
+    except NewerCheckpointError:
+        raise
+    except CheckpointError as error:
+        others = [other.name for other in checkpoints(folder.absolute().parent) if other.name != folder.name]
+        told = f"; the run also has {listing(others)}" if others else ""
+        raise CheckpointError(*(f"{problem}{told}" for problem in error.problems)) from error
     if task_name is not None and checkpoint.info["task"] != task_name:
         raise CheckpointError(f"checkpoint {folder} is of task '{checkpoint.info['task']}', not '{task_name}'")
-    task = load_task(validate(checkpoint.info["settings"]))
+    try:
+        task = load_task(validate(checkpoint.info["settings"]))
+    except SettingsError as error:
+        problems = (
+            f"checkpoint {folder} cannot be used: {problem.removeprefix('task: ')}" for problem in error.problems
+        )
+        raise CheckpointError(*problems) from error
     net = task.build_model()
     load_weights(net, checkpoint, averaged=True)
     # Frozen weights and eval mode: nothing below this line trains.
@@ -81,6 +95,8 @@ def dataset_of(checkpoint: Checkpoint, data: Path | None = None) -> DatasetManif
                 f"checkpoint {checkpoint.folder} lies outside a run, so its dataset is unknown; give --data"
             )
         data = Path(read_run_json(run)["dataset_dir"])
+        if not data.exists():
+            raise DataError(f"the dataset of run {run.name} is no longer at {data}; say where it lies now with --data")
     manifest = open_manifest(data)
     meant = str(checkpoint.info["dataset_sha256"])
     if manifest.sha256 != meant:
@@ -92,12 +108,18 @@ def dataset_of(checkpoint: Checkpoint, data: Path | None = None) -> DatasetManif
 
 
 def evaluate_opened(
-    opened: OpenedModel, source: Source, indices: Sequence[int], *, panels_of: Sequence[int] = (), batch_size: int = 8
+    opened: OpenedModel, source: Source, indices: Sequence[int], *, panels_of: Sequence[int] = ()
 ) -> Evaluation:
-    """Return scores and panels of a source under an opened model."""
+    """Return scores and panels of a source under an opened model; pictures one by one, since their sizes may differ.
+
+    Raises:
+        DataError: when a picture that was asked for failed.
+    """
     from mlkit.evaluation.evaluate import evaluate
 
-    return evaluate(
+    settings = opened.task.settings
+    batch_size = 1 if panels_of else settings.eval.batch_size or settings.train.batch_size
+    result = evaluate(
         opened.task,
         opened.net,
         source,
@@ -106,16 +128,19 @@ def evaluate_opened(
         indices=indices,
         panels_of=panels_of,
     )
+    if not set(panels_of) <= result.panels.keys():
+        raise DataError(*result.failures)
+    return result
 
 
-def write_scores(folder: Path) -> None:
-    """Write the eval.json that a checkpoint lacks, on all validation samples."""
-    from mlkit.evaluation.evaluate import write_report
+def write_scores(folder: Path, data: Path | None = None) -> None:
+    """Write the eval.json that a checkpoint lacks, on the validation samples that training scores."""
+    from mlkit.evaluation.evaluate import spread_indices, write_report
 
     opened = open_model(folder, pick_device("auto")[0])
-    data = dataset_of(opened.checkpoint)
-    source = opened.task.eval_source(data)
-    scored = evaluate_opened(opened, source, range(len(source)))
+    manifest = dataset_of(opened.checkpoint, data)
+    source = opened.task.eval_source(manifest)
+    scored = evaluate_opened(opened, source, spread_indices(len(source), opened.task.settings.eval.max_samples))
     info: dict[str, Any] = dict(opened.checkpoint.info)
     write_report(
         folder / "eval.json",
@@ -124,12 +149,14 @@ def write_scores(folder: Path) -> None:
         step=info["step"],
         split="validation",
         protocol=opened.task.settings.eval.protocol,
-        dataset_sha256=data.sha256,
-        dataset_label=data.label,
+        dataset_sha256=manifest.sha256,
+        dataset_label=manifest.label,
     )
 
 
-def render_side_by_side(checkpoints: Sequence[tuple[str, Path]], ids: Sequence[str], out: Path) -> None:
+def render_side_by_side(
+    checkpoints: Sequence[tuple[str, Path]], ids: Sequence[str], out: Path, data: Path | None = None
+) -> None:
     """Write one picture with a row an image: what the first panel shows once, then each model's own panels."""
     from mlkit.evaluation.evaluate import indices_of_ids
     from mlkit.imaging.grids import Panel, comparison_grid, write_png
@@ -138,11 +165,11 @@ def render_side_by_side(checkpoints: Sequence[tuple[str, Path]], ids: Sequence[s
     label = ""
     for place, (name, folder) in enumerate(checkpoints):
         opened = open_model(folder, pick_device("auto")[0])
-        data = dataset_of(opened.checkpoint)
-        source = opened.task.eval_source(data)
+        manifest = dataset_of(opened.checkpoint, data)
+        source = opened.task.eval_source(manifest)
         indices = indices_of_ids(source, ids)
         shown = evaluate_opened(opened, source, indices, panels_of=indices)
-        label = data.label
+        label = manifest.label
         for row, index in zip(rows, indices, strict=True):
             # The first panel is the reference, which all models share; the others carry the model's name.
             first, *others = shown.panels[index]

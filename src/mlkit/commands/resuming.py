@@ -7,11 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlkit.checkpoint import Checkpoint, checkpoint_folders, damages, newest_good, open_checkpoint
+from mlkit.checkpoint import Checkpoint, checkpoint_folders, damages, newest_good, open_checkpoint, read_counters
 from mlkit.commands.opened import dataset_of
-from mlkit.commands.session import new_run_json, open_accelerator, print_card, run_log, say, train_in, write_settings
+from mlkit.commands.session import (
+    check_ids,
+    check_named,
+    held_alone,
+    new_run_json,
+    open_accelerator,
+    print_card,
+    run_log,
+    say,
+    train_in,
+    write_settings,
+)
 from mlkit.data.manifest import DatasetManifest, open_manifest
-from mlkit.errors import CheckpointError, MlkitError, SettingsError
+from mlkit.errors import CheckpointError, DataError, MlkitError, NewerCheckpointError, SettingsError
 from mlkit.presets import flatten, load_settings, override, validate
 from mlkit.runs.folders import (
     is_run,
@@ -22,8 +33,10 @@ from mlkit.runs.folders import (
     write_run_json,
 )
 from mlkit.settings import Places, RunSettings
+from mlkit.task import training_source
 from mlkit.tasks import load_task
-from mlkit.training.tracking import read_rows, refuse_absent_trackers
+from mlkit.training.schedule import plan
+from mlkit.training.tracking import read_rows
 
 # A change of these makes another training of it; the rest may change and is printed.
 FIXED = ("task", "seed", "model.", "train.precision", "train.channels_last", "train.ema_decay", "train.optimizer")
@@ -57,11 +70,11 @@ def resume_with(
     """
     ref = resolve_run(str(path), Places().runs_dir)
     run, checkpoint = ref.folder, _checkpoint(ref.folder, ref.checkpoint)
-    stored = validate(checkpoint.info["settings"]) if checkpoint else load_settings(run / "settings.toml")
+    stored = _stored(checkpoint) if checkpoint else load_settings(run / "settings.toml")
     wanted = override(settings or stored, assignments=assignments, flags=flags or {})
     wanted = _with_decided(wanted, stored)
     changed = refuse_changes(stored, wanted, checkpoint)
-    refuse_absent_trackers(wanted.tracking)
+    check_named(wanted)
     manifest = _dataset(run, checkpoint, data)
     weights_only = checkpoint is not None and not checkpoint.is_full
     if checkpoint and weights_only:
@@ -71,8 +84,17 @@ def resume_with(
         say(f"{checkpoint.folder} holds weights only: new run '{name}' from them, fresh optimizer, step 0")
     elif checkpoint and name is None and not is_run(run):
         raise CheckpointError(f"checkpoint {checkpoint.folder} lies outside a run; continue it as one with --name NAME")
-    accelerator = open_accelerator(device)
     task = load_task(wanted)
+    check_ids(task, manifest)
+    if checkpoint and not weights_only:
+        seen = read_counters(checkpoint)["samples_seen"]
+        length = len(training_source(task, manifest))
+        steps = plan(wanted.train, length, step=checkpoint.step, samples_seen=seen).steps
+        changed |= _refuse_shorter(checkpoint, steps, as_new=name is not None)
+    if name is None:
+        with held_alone(run):
+            pass  # refused before anything is written; the training takes it for good
+    accelerator = open_accelerator(device)
     folder = run
     if accelerator.is_main_process:
         if name is not None:
@@ -80,6 +102,8 @@ def resume_with(
         elif checkpoint:
             _refuse_older(run, checkpoint)
         write_settings(folder, wanted)
+        if data is not None:  # the next resume finds it there too
+            write_run_json(folder, {**read_run_json(folder), "dataset_dir": str(manifest.folder.resolve())})
     else:
         folder = Places().runs_dir / name if name is not None else run
     accelerator.wait_for_everyone()
@@ -90,7 +114,7 @@ def resume_with(
             )
             if weights_only:
                 where = f"the weights of {where}"
-            print_card(f"mlkit resume  {folder.name}", {"from": where, **{key: text for key, text in changed.items()}})
+            print_card(f"mlkit resume  {folder.name}", {"from": where, **changed})
         train_in(
             folder,
             task,
@@ -132,8 +156,39 @@ def _checkpoint(run: Path, named: Path | None) -> Checkpoint | None:
     for sentence in skipped:
         say(f"skipped: {sentence}")
     if found is None and skipped:
-        raise CheckpointError(f"no checkpoint of {run} is whole; start again with mlkit train --name")
+        weights = [folder for folder in reversed(checkpoint_folders(run)) if _holds_weights(folder)]
+        way = (
+            f"a new run from the weights of the newest: mlkit resume {weights[0]}"
+            if weights
+            else "start again with: mlkit train --preset PRESET --name NAME"
+        )
+        raise CheckpointError(f"no checkpoint of {run} can be resumed, for the reasons above; {way}")
     return found
+
+
+def _holds_weights(folder: Path) -> bool:
+    try:
+        return not open_checkpoint(folder).is_full
+    except CheckpointError:
+        return False
+
+
+def _stored(checkpoint: Checkpoint) -> RunSettings:
+    """Return a checkpoint's settings; what this mlkit does not know in them is told with the checkpoint's name."""
+    values = checkpoint.info["settings"]
+    return validate(values, dict.fromkeys(flatten(values), f"checkpoint {checkpoint.folder}"))
+
+
+def _refuse_shorter(checkpoint: Checkpoint, steps: int, *, as_new: bool) -> dict[str, str]:
+    """Return a line for the card where nothing is left to train; a run cannot end before where it is."""
+    least = checkpoint.step + as_new  # a new run without an update would have no checkpoint of its own
+    if steps < least:
+        raise SettingsError(
+            f"{checkpoint.folder} is at step {checkpoint.step}, but these settings end at step {steps}; give "
+            f"--max-steps {least} or more, or an earlier checkpoint with --name"
+        )
+    done = f"nothing: all {steps} steps are done; to go on, give --max-steps"
+    return {"left": done} if steps == checkpoint.step else {}
 
 
 def _refuse_older(run: Path, checkpoint: Checkpoint) -> None:
@@ -144,6 +199,8 @@ def _refuse_older(run: Path, checkpoint: Checkpoint) -> None:
         try:
             found = open_checkpoint(folder, verify=False)
             newer = found.is_full and not damages(found)  # what cannot be resumed may be made again
+        except NewerCheckpointError:
+            newer = True
         except CheckpointError:
             newer = False  # broken: it may be written over
         if newer:
@@ -158,7 +215,9 @@ def _branch(
 ) -> Path:
     """Return a new run's folder that continues `run` from `checkpoint`, with its rows so far where it is in full."""
     folder = new_run_folder(Places().runs_dir, name)
-    lineage = {"parent": str(checkpoint.folder if checkpoint else run), "kind": kind}
+    lineage = {"parent": str((checkpoint.folder if checkpoint else run).resolve()), "kind": kind}
+    if checkpoint is None:  # it starts where the other was to start
+        lineage = read_run_json(run)["lineage"] or lineage
     write_run_json(folder, new_run_json(name, settings, data, lineage))
     for rows in ("metrics.jsonl", "timing.jsonl"):
         if kind == "full" and (run / rows).exists() and read_rows(run / rows):
@@ -175,6 +234,8 @@ def _parent(run: Path, checkpoint: Checkpoint | None) -> Checkpoint | None:
 
 
 def _dataset(run: Path, checkpoint: Checkpoint | None, data: Path | None) -> DatasetManifest:
+    if data is None and is_run(run) and not (place := Path(read_run_json(run)["dataset_dir"])).exists():
+        raise DataError(f"the dataset of run {run.name} is no longer at {place}; say where it lies now with --data")
     if checkpoint is not None:
         return dataset_of(checkpoint, data)
     about = read_run_json(run)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from mlkit.checkpoint import Checkpoint
 from mlkit.commands.display import duration, metric_text
 from mlkit.data.manifest import DatasetManifest, open_manifest
 from mlkit.errors import DataError, MlkitError, StoppedError
-from mlkit.files import existing_parent, remove_partials
+from mlkit.files import existing_parent, locked, remove_partials
 from mlkit.outside import outside_function
 from mlkit.presets import to_toml
 from mlkit.runs.folders import read_run_json, set_status
@@ -51,7 +51,8 @@ def open_accelerator(device: str) -> Accelerator:
     from mlkit.commands.opened import pick_device
 
     picked, sentence = pick_device(device)
-    accelerator = Accelerator(cpu=picked.type == "cpu")
+    # Said here, or accelerate would take them from its environment variables, and a number would change unseen.
+    accelerator = Accelerator(cpu=picked.type == "cpu", mixed_precision="no", dynamo_backend="no")
     if sentence and accelerator.is_main_process:
         say(sentence)
     return accelerator
@@ -76,7 +77,10 @@ def dataset_for(task: Task, data: Path | None, accelerator: Accelerator | None =
             accelerator.wait_for_everyone()
         manifest = open_manifest(folder)
     if manifest.task != task.settings.task:
-        raise DataError(f"dataset {folder} is for task '{manifest.task}', not '{task.settings.task}'")
+        raise DataError(
+            f"dataset {folder} is for task '{manifest.task}', not '{task.settings.task}'; "
+            f"build one with: mlkit dataset build {task.settings.task}"
+        )
     empty = [name for name, count in manifest.splits.items() if count == 0]
     if empty:
         raise DataError(f"dataset {folder} has no samples in: {', '.join(empty)}; build it from more or larger scenes")
@@ -216,41 +220,58 @@ def train_in(
     from mlkit.training.progress import Silent
     from mlkit.training.trainer import fit
 
-    about = read_run_json(folder)
-    main = accelerator.is_main_process
-    if main:
-        remove_partials(folder)
-        set_status(folder, "wip")
-    progress = progress_for(task.primary_metric) if main else Silent()
-    try:
-        outcome = fit(
-            task,
-            data,
-            folder,
-            accelerator=accelerator,
-            name=about["name"],
-            run_id=about["id"],
-            resume=resume,
-            init_from=init_from,
-            progress=progress,
-        )
-    except BaseException as error:
-        progress.end()
-        if main and isinstance(error, Exception):
-            log.exception("training ended")
-            with suppress(MlkitError):  # a full disk must not hide why the training ended
-                set_status(folder, "failed")
-        raise
-    if not main:
-        return
-    if outcome.stopped_by:
-        say_failures(outcome)
-        raise StoppedError(
-            f"stopped by {outcome.stopped_by} and saved at step {outcome.state.step}; "
-            f"continue with: mlkit resume {folder}"
-        )
-    set_status(folder, "success")
-    closing(folder, task, outcome, as_json)
+    with held_alone(folder) if accelerator.is_main_process else nullcontext():
+        about = read_run_json(folder)
+        main = accelerator.is_main_process
+        if main:
+            remove_partials(folder)
+            set_status(folder, "wip")
+        progress = progress_for(task.primary_metric) if main else Silent()
+        try:
+            outcome = fit(
+                task,
+                data,
+                folder,
+                accelerator=accelerator,
+                name=about["name"],
+                run_id=about["id"],
+                resume=resume,
+                init_from=init_from,
+                progress=progress,
+            )
+        except BaseException as error:
+            progress.end()
+            if main and isinstance(error, Exception):
+                log.exception("training ended")
+                with suppress(MlkitError):  # a full disk must not hide why the training ended
+                    set_status(folder, "failed")
+            raise
+        if not main:
+            return
+        if outcome.stopped_by:
+            say_failures(outcome)
+            raise StoppedError(
+                f"stopped by {outcome.stopped_by} and saved at step {outcome.state.step}; "
+                f"continue with: mlkit resume {folder}"
+            )
+        set_status(folder, "success")
+        closing(folder, task, outcome, as_json)
+
+
+@contextmanager
+def held_alone(folder: Path) -> Iterator[None]:
+    """Hold a run for the block: two trainings in one folder would write over each other.
+
+    Raises:
+        MlkitError: when another process trains it.
+    """
+    with locked(folder) as held:
+        if held is False:
+            raise MlkitError(
+                f"run {folder.name} is being trained by another process; wait for it, or stop it with Ctrl-C: "
+                f"it saves and can be resumed"
+            )
+        yield
 
 
 def say_failures(outcome: Outcome) -> None:

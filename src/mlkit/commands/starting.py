@@ -8,11 +8,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from mlkit.checkpoint import Checkpoint, open_checkpoint
+from mlkit.checkpoint import Checkpoint, load_weights, open_checkpoint
 from mlkit.commands.display import duration, facts_text
 from mlkit.commands.opened import pick_device
 from mlkit.commands.session import (
     check_disk,
+    check_ids,
+    check_named,
     dataset_for,
     new_run_json,
     open_accelerator,
@@ -24,18 +26,18 @@ from mlkit.commands.session import (
 )
 from mlkit.data.manifest import DatasetManifest, verify_manifest
 from mlkit.data.sampler import StepSampler, batches
-from mlkit.errors import CheckpointError, MlkitError, SettingsError
-from mlkit.outside import outside_function
+from mlkit.errors import CheckpointError, MlkitError, SettingsError, listing
 from mlkit.presets import resolve_preset
-from mlkit.runs.folders import new_run_folder, next_free_name, resolve_run, write_run_json
+from mlkit.runs.folders import check_run_name, new_run_folder, next_free_name, resolve_run, write_run_json
 from mlkit.seeding import derive_seed, generator, isolated_rng
 from mlkit.settings import Places, RunSettings
 from mlkit.task import Task, training_source
 from mlkit.tasks import load_task
-from mlkit.training.tracking import refuse_absent_trackers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from mlkit.training.schedule import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,9 @@ def start(request: Request) -> None:
     if request.resume_from is not None:
         from mlkit.commands.resuming import resume_with
 
-        if request.init_from is not None:
-            raise MlkitError("give --resume-from or --init-from, not both")
+        for option, given in (("--init-from", request.init_from), ("--validate-only", request.validate_only)):
+            if given:
+                raise MlkitError(f"give --resume-from or {option}, not both")
         resume_with(
             request.resume_from,
             settings,
@@ -76,15 +79,17 @@ def start(request: Request) -> None:
         return
     runs_dir = Places().runs_dir
     name = request.name or settings.preset
+    check_run_name(name)
     if (runs_dir / name).exists() and not request.validate_only:
         free = next_free_name(runs_dir, name)
         raise MlkitError(f"a run '{name}' exists in {runs_dir}; use --name {free}, or: mlkit resume {runs_dir / name}")
     init_from = _weights(request.init_from, settings) if request.init_from else None
-    _check_named(settings)
+    check_named(settings)
 
     accelerator = open_accelerator(request.device)
     task = load_task(settings)
     data = dataset_for(task, request.data, accelerator)
+    check_ids(task, data)
     task, reason = decide_precision(task, data, accelerator)
     card, seconds = _card(task, data, accelerator, runs_dir / name, request)
     if reason:
@@ -96,7 +101,7 @@ def start(request: Request) -> None:
     folder = runs_dir / name
     if main:
         folder = new_run_folder(runs_dir, name)
-        lineage = {"parent": str(init_from.folder), "kind": "weights"} if init_from else {}
+        lineage = {"parent": str(init_from.folder.resolve()), "kind": "weights"} if init_from else {}
         write_settings(folder, task.settings)
         write_run_json(folder, new_run_json(name, task.settings, data, lineage))
     accelerator.wait_for_everyone()
@@ -138,19 +143,8 @@ def _weights(path: Path, settings: RunSettings) -> Checkpoint:
         raise CheckpointError(
             f"--init-from {path} is of task '{checkpoint.info['task']}', this preset is of '{settings.task}'"
         )
+    load_weights(load_task(settings).build_model(), checkpoint, averaged=True)  # those of another model do not fit
     return checkpoint
-
-
-def _check_named(settings: RunSettings) -> None:
-    """Refuse a package, a folder or a function from outside that is not there, before anything is written."""
-    refuse_absent_trackers(settings.tracking)
-    for named, key in ((settings.data.loader, "data.loader"), (settings.eval.scorer, "eval.scorer")):
-        if named is not None:
-            outside_function(named, key)
-    if settings.checkpoint.eval_images_dir is not None:
-        from mlkit.imaging.images import list_images
-
-        list_images(Path(settings.checkpoint.eval_images_dir), load_task(settings).image_suffixes)
 
 
 def _card(
@@ -182,7 +176,7 @@ def _card(
         "time": f"about {duration(step_s * planned.steps)}, and evaluation",
     }
     if accelerator.device.type == "cpu" and not request.quick_test:
-        quick = _quick(task, data, request, planned.samples_per_step, step_s)
+        quick = _quick(task, data, request, planned, step_s)
         if quick:
             lines["instead"] = quick
     return lines, step_s
@@ -210,8 +204,8 @@ def _step_seconds(task: Task, data: DatasetManifest, accelerator: Accelerator) -
     return float(min(times) * passes)
 
 
-def _quick(task: Task, data: DatasetManifest, request: Request, samples_per_step: int, step_s: float) -> str:
-    """Return what `--quick-test` would take instead, by samples and their size."""
+def _quick(task: Task, data: DatasetManifest, request: Request, planned: Plan, step_s: float) -> str:
+    """Return what `--quick-test` would take instead, by samples and their size; nothing where it is no shorter."""
     try:
         quick = resolve_preset(request.preset, assignments=request.assignments, quick_test=True).settings
     except SettingsError:
@@ -220,7 +214,10 @@ def _quick(task: Task, data: DatasetManifest, request: Request, samples_per_step
         return ""
     share = _sample_numel(load_task(quick), data) / _sample_numel(task, data)
     samples = quick.train.steps * quick.train.batch_size * quick.train.accumulate
-    return f"--quick-test: {quick.train.steps} steps, about {duration(step_s / samples_per_step * share * samples)}"
+    quick_s = step_s / planned.samples_per_step * share * samples
+    if quick_s >= step_s * planned.steps:
+        return ""
+    return f"--quick-test: {quick.train.steps} steps, about {duration(quick_s)}"
 
 
 def _sample_numel(task: Task, data: DatasetManifest) -> int:
@@ -238,11 +235,13 @@ def _validate(task: Task, data: DatasetManifest, accelerator: Accelerator, card:
     verify_manifest(data)
     device, _ = pick_device(accelerator.device.type)
     batch = sample_batch(task, data, accelerator, limit=10**9)
-    with memory_named():
+    with memory_named(), isolated_rng(derive_seed(task.settings.seed, "init")):  # the weights that training starts from
         net = task.build_model().to(device)
         loss = task.loss(net, batch, step=0)
         loss.total.backward()  # type: ignore[no-untyped-call]
     if not torch.isfinite(loss.total):
-        raise NonFiniteError("the loss of the first batch is not finite; look at the data and the settings")
+        source = training_source(task, data)
+        shown = listing([source.sample_id(index) for index in batch["index"].tolist()])
+        raise NonFiniteError(f"the loss of one batch is {loss.total:g}; look at its samples and the settings: {shown}")
     print_card("mlkit train --validate-only", card)
     say(f"ready: settings, data (every file's hash), disk and one step of real size are good; loss {loss.total:.4f}")

@@ -90,7 +90,13 @@ def stack(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _end_with_parent(parent: int, worker: int) -> None:
-    """Let a data worker die with the training: of a killed one, workers with a full queue would stay for ever."""
+    """Let a data worker live as long as the training: no longer, and no shorter.
+
+    Of a killed training, workers with a full queue would stay for ever. A signal to the whole group (Ctrl-C, a job
+    scheduler) is for the training, which needs its workers until the update is finished and saved.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux" and multiprocessing.get_start_method() != "forkserver":
         import ctypes
 

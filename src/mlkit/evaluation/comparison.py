@@ -24,6 +24,7 @@ _EVAL_FORMAT = 1
 _CHECKPOINT_FORMAT = 1
 # Every model is trained on its own loss: two losses have no common scale, so they are never ranked.
 _NOT_RANKED = ("loss",)
+_AGAIN = "delete it and compare again, which makes it anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +141,11 @@ def read_scores(candidate: Candidate, evaluate: Callable[[Path], None] | None = 
             scores=scores,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"evaluation {path} is damaged: {type(error).__name__} {error}; evaluate again") from error
+        raise DataError(f"evaluation {path} is damaged: {type(error).__name__} {error}; {_AGAIN}") from error
     if len(read.by_id) != len(ids):
-        raise DataError(f"evaluation {path} is damaged: {len(ids) - len(read.by_id)} image ids repeat; evaluate again")
+        raise DataError(f"evaluation {path} is damaged: {len(ids) - len(read.by_id)} image ids repeat; {_AGAIN}")
     if wrong := [key for key, values in scores.items() if values.shape != (len(ids),)]:
-        raise DataError(f"evaluation {path} is damaged: {listing(wrong)} has not one score an image; evaluate again")
+        raise DataError(f"evaluation {path} is damaged: {listing(wrong)} has not one score an image; {_AGAIN}")
     return read
 
 
@@ -157,7 +158,7 @@ def refuse_unequal(all_scores: Sequence[Scores]) -> None:
         if first.dataset_sha256 != other.dataset_sha256:
             problems.append(
                 f"{pair}: they were evaluated on different datasets ({first.dataset_sha256[:12]} and "
-                f"{other.dataset_sha256[:12]}); evaluate both on the same one"
+                f"{other.dataset_sha256[:12]}); compare runs of one dataset"
             )
         for what, one, two in (("part", first.split, other.split), ("protocol", first.protocol, other.protocol)):
             if one != two:
@@ -167,7 +168,7 @@ def refuse_unequal(all_scores: Sequence[Scores]) -> None:
                 )
         problems += [
             f"{pair}: the signature of {key} is '{first.signatures[key]}' in {first.name} and "
-            f"'{other.signatures[key]}' in {other.name}; evaluate both with the same protocol and mlkit"
+            f"'{other.signatures[key]}' in {other.name}; delete the older eval.json and compare again"
             for key in first.signatures
             if key in other.signatures and key not in _NOT_RANKED and first.signatures[key] != other.signatures[key]
         ]
@@ -196,15 +197,14 @@ def compare_checkpoints(
     all_scores = [read_scores(candidate, evaluate) for candidate in candidates]
     refuse_unequal(all_scores)
     first = all_scores[0]
+    names = listing([scores.name for scores in all_scores])
     ids = [name for name in first.by_id if all(name in scores.by_id for scores in all_scores)]
     if not ids:
-        raise DataError(
-            f"{listing([scores.name for scores in all_scores])} share no evaluated image; evaluate them again"
-        )
+        raise DataError(f"{names} share no evaluated image; delete their eval.json and compare again")
     shared = [key for key in METRICS if all(key in scores.scores for scores in all_scores)]
     ranked = [key for key in shared if key not in _NOT_RANKED]
     if not ranked:
-        raise DataError(f"{listing([scores.name for scores in all_scores])} share no metric; evaluate them again")
+        raise DataError(f"{names} share no metric; delete their eval.json and compare again")
     rows: list[Row] = []
     for candidate, scores, facts in zip(candidates, all_scores, checkpoints, strict=True):
         means = {key: _mean(scores.on(ids, key)) for key in METRICS if key in scores.scores}

@@ -37,7 +37,7 @@ class Evaluation:
     indices: list[int] = field(default_factory=list)
     scores: dict[str, list[float]] = field(default_factory=dict)
     panels: dict[int, Sequence[Panel]] = field(default_factory=dict)
-    signatures: dict[str, str] = field(default_factory=dict)  # of scores that METRICS does not know
+    signatures: dict[str, str] = field(default_factory=dict)  # of scores whose protocol is not that in METRICS
     failures: list[str] = field(default_factory=list)  # what a scorer from outside raised
 
     def means(self) -> dict[str, float]:
@@ -76,7 +76,7 @@ def evaluate(
     import torch
 
     seed = task.settings.seed
-    result = Evaluation()
+    result = Evaluation(signatures=dict(task.signatures))
     scorer = _Scorer(task.settings.eval.scorer, result)
     keys = [(index, index) for index in indices]
     groups = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
@@ -94,12 +94,21 @@ def evaluate(
                     result.ids.append(source.sample_id(index))
                     result.indices.append(index)
                     if index in wanted:
-                        result.panels[index] = task.panels(outputs, batch, place)
+                        _draw(task, outputs, batch, place, result)
                 if progress:
                     progress(len(result.ids), len(keys))
     finally:
         net.train(was_training)
     return result
+
+
+def _draw(task: Task, outputs: Mapping[str, Any], batch: Mapping[str, Any], place: int, result: Evaluation) -> None:
+    """Keep the panels of an image; a failure costs its picture, not the scores."""
+    try:
+        result.panels[result.indices[-1]] = task.panels(outputs, batch, place)
+    except Exception as error:
+        log.exception("the picture of %s failed", result.ids[-1])
+        result.failures.append(f"the picture of {result.ids[-1]} failed: {type(error).__name__}: {error}")
 
 
 class _Scorer:
@@ -108,9 +117,10 @@ class _Scorer:
     def __init__(self, named: str | None, result: Evaluation) -> None:
         self._named, self._result = named, result
         self._function = None if named is None else outside_function(named, "eval.scorer")
+        self._failed = False
 
     def score(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> None:
-        if self._function is None or self._result.failures:
+        if self._function is None or self._failed:
             return
         result = self._result
         try:
@@ -122,10 +132,11 @@ class _Scorer:
                 result.scores.setdefault(key, []).extend(float(value) for value in values)
                 result.signatures[key] = f"{key}|outside|{self._named}"
         except Exception as error:
+            self._failed = True
             log.exception("eval.scorer = %r failed", self._named)
             result.failures.append(f"eval.scorer = {self._named!r} failed: {type(error).__name__}: {error}")
-            for key in result.signatures:
-                result.scores.pop(key, None)
+            for key in [key for key in result.scores if key not in METRICS]:
+                del result.scores[key]
 
 
 def spread_indices(count: int, limit: int | None) -> list[int]:
@@ -174,7 +185,8 @@ def report_json(evaluation: Evaluation, **facts: Any) -> str:
         "format_version": FORMAT_VERSION,
         **facts,
         "signatures": {
-            key: METRICS[key].signature if key in METRICS else evaluation.signatures[key] for key in evaluation.scores
+            key: evaluation.signatures[key] if key in evaluation.signatures else METRICS[key].signature
+            for key in evaluation.scores
         },
         "ids": evaluation.ids,
         "scores": scores,

@@ -135,13 +135,18 @@ def resolve_run(name: str, runs_dir: Path) -> RunRef:
         if is_run(place):
             return RunRef(place)
         if is_checkpoint(place):
-            return RunRef(place.absolute().parent, place)
+            return RunRef(place.absolute().parent, place.absolute())
         if place.is_dir() and checkpoints(place):  # copied without its run.json
             return RunRef(place)
     for place in places:
         if (place.name in POINTERS or _CHECKPOINT_NAME.fullmatch(place.name)) and is_run(place.parent):
-            return RunRef(place.absolute().parent, _pointed_checkpoint(place))
+            return RunRef(place.absolute().parent, _pointed_checkpoint(place.absolute()))
     existing = [folder.name for folder in list_runs(runs_dir)]
+    prefix, _, checkpoint = name.rpartition("/")
+    if prefix and (checkpoint in POINTERS or _CHECKPOINT_NAME.fullmatch(checkpoint)):
+        named = [run for run in existing if run.startswith(prefix)]
+        if len(named) == 1:
+            return resolve_run(f"{named[0]}/{checkpoint}", runs_dir)
     fitting = [run for run in existing if name and run.startswith(name)]
     if len(fitting) == 1:
         return RunRef(runs_dir / fitting[0])
@@ -150,7 +155,7 @@ def resolve_run(name: str, runs_dir: Path) -> RunRef:
     if not existing:
         raise MlkitError(
             f"unknown run '{name}': there is no run in {runs_dir} yet; "
-            "start one with `mlkit train PRESET`, or say where runs lie with --runs-dir"
+            "start one with: mlkit train --preset PRESET, or set MLKIT_RUNS_DIR to where runs lie"
         )
     raise MlkitError(f"unknown run '{name}'{did_you_mean(name, existing)}; runs in {runs_dir}: {listing(existing)}")
 
@@ -158,14 +163,14 @@ def resolve_run(name: str, runs_dir: Path) -> RunRef:
 def resolve_runs(names: Sequence[str], runs_dir: Path) -> list[RunRef]:
     """Return `resolve_run` of each name; raises one MlkitError with all that could not be resolved."""
     found: list[RunRef] = []
-    problems: list[str] = []
+    errors: list[MlkitError] = []
     for name in names:
         try:
             found.append(resolve_run(name, runs_dir))
         except MlkitError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise MlkitError(*problems)
+            errors.append(error)
+    if errors:
+        raise type(errors[0])(*(problem for error in errors for problem in error.problems))
     return found
 
 
@@ -188,23 +193,28 @@ def new_run_folder(runs_dir: Path, name: str) -> Path:
     Raises:
         MlkitError: when the name is taken (with the next free one) or cannot be a folder's name everywhere.
     """
-    if not _RUN_NAME.fullmatch(name) or name.endswith("."):
-        raise MlkitError(
-            f"'{name}' cannot be a run's name: use up to 100 letters, digits, '_', '-' and '.', beginning with a "
-            "letter or digit, such as residual_v1_c16"
-        )
+    check_run_name(name)
     folder = runs_dir / name
     try:
         runs_dir.mkdir(parents=True, exist_ok=True)
         folder.mkdir()  # of two processes that want one name, one gets it
     except FileExistsError:
         if not runs_dir.is_dir():
-            raise MlkitError(f"{runs_dir} is a file; give a folder for runs with --runs-dir") from None
+            raise MlkitError(f"{runs_dir} is a file; set MLKIT_RUNS_DIR to a folder for runs") from None
         free = next_free_name(runs_dir, name)
         raise MlkitError(f"a run '{name}' exists in {runs_dir}; use --name {free}, or resume it") from None
     except OSError as error:
         raise write_error(folder, error) from error
     return folder
+
+
+def check_run_name(name: str) -> None:
+    """Raise MlkitError for a name that cannot be a folder's name everywhere."""
+    if not _RUN_NAME.fullmatch(name) or name.endswith("."):
+        raise MlkitError(
+            f"'{name}' cannot be a run's name: use up to 100 letters, digits, '_', '-' and '.', beginning with a "
+            "letter or digit, such as residual_v1_c16"
+        )
 
 
 def next_free_name(runs_dir: Path, name: str) -> str:

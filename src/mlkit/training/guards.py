@@ -15,7 +15,7 @@ from mlkit.files import write_json
 
 
 def stop_if_not_finite(
-    scalars: Mapping[str, float], run_dir: Path, *, step: int, samples: Sequence[str], rank: int, main: bool, fp16: bool
+    scalars: Mapping[str, float], run_dir: Path, *, step: int, samples: Sequence[str], rank: int, fp16: bool
 ) -> None:
     """Raise when a value is not finite, before the optimizer step, so that weights and checkpoints stay good.
 
@@ -25,7 +25,6 @@ def stop_if_not_finite(
         step: the update that was being made, 0-based.
         samples: ids of this process's samples.
         rank: this process.
-        main: whether this process writes.
         fp16: whether a loss scaler is at work; an infinite gradient is routine then, and the scaler skips the update.
 
     Raises:
@@ -35,9 +34,9 @@ def stop_if_not_finite(
     if not bad:
         return
     evidence = run_dir / f"nonfinite-{step:08d}-rank{rank}.json"
-    if main:
-        shown = {name: value if math.isfinite(value) else str(value) for name, value in scalars.items()}
-        write_json(evidence, {"format_version": 1, "step": step, "values": shown, "samples": list(samples)})
+    shown = {name: value if math.isfinite(value) else str(value) for name, value in scalars.items()}
+    # Every process its own samples: any of them may hold the one that did it.
+    write_json(evidence, {"format_version": 1, "step": step, "values": shown, "samples": list(samples)})
     raise NonFiniteError(
         f"step {step}: {', '.join(bad)} not finite; the weights were not updated. Evidence (values, sample ids): "
         f"{evidence}. Resuming would meet it again: look at those samples, or start a new run with a lower train.lr "

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -55,6 +58,15 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         if self.affine:
             normalised = normalised * self.weight[:, None, None] + self.bias[:, None, None]
         return normalised.to(x.dtype)
+
+
+def agreed(decision: bool, accelerator: Accelerator) -> bool:
+    """Return what the main process decided, on every process."""
+    if accelerator.num_processes == 1:
+        return decision
+    from accelerate.utils import broadcast_object_list
+
+    return bool(broadcast_object_list([decision])[0])
 
 
 def synced(net: nn.Module) -> nn.Module:

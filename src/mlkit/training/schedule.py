@@ -23,22 +23,29 @@ class Plan:
         return self.samples_per_epoch / self.samples_per_step
 
 
-def plan(settings: TrainSettings, num_samples: int) -> Plan:
-    """Return the plan for a training source of `num_samples`."""
+def plan(settings: TrainSettings, num_samples: int, *, step: int = 0, samples_seen: int = 0) -> Plan:
+    """Return the plan for a training source of `num_samples`.
+
+    Args:
+        settings: length, batch and warm-up.
+        num_samples: of the training source.
+        step: updates that are done.
+        samples_seen: in them; where the batch size was changed since, epochs still mean passes over the data.
+    """
     per_step = settings.batch_size * settings.accumulate
     steps = settings.steps
     if steps is None:
         assert settings.epochs is not None
-        steps = max(1, _updates(settings.epochs, num_samples, per_step))
+        steps = max(1, step + _updates(settings.epochs, num_samples, per_step, samples_seen))
     warmup = settings.warmup_steps or 0
     if settings.warmup_epochs is not None:
         warmup = _updates(settings.warmup_epochs, num_samples, per_step)
     return Plan(steps, min(warmup, steps // 2), per_step, num_samples)
 
 
-def _updates(epochs: float, num_samples: int, per_step: int) -> int:
-    """Return the updates of some epochs, the last partial one included; 1.1 means 11/10, not the float above it."""
-    return math.ceil(Fraction(str(epochs)) * num_samples / per_step)
+def _updates(epochs: float, num_samples: int, per_step: int, samples_seen: int = 0) -> int:
+    """Return the updates left of some epochs, the last partial one too; 1.1 means 11/10, not the float above it."""
+    return max(0, math.ceil((Fraction(str(epochs)) * num_samples - samples_seen) / per_step))
 
 
 def lr_at(step: int, settings: TrainSettings, steps: int, warmup_steps: int) -> float:

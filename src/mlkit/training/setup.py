@@ -90,8 +90,13 @@ def _parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any
 def restore(run: Run, checkpoint: Checkpoint) -> TrainState:
     load_weights(run.net, checkpoint, averaged=False)
     values, tensors = read_training_state(checkpoint)
+    wanted = [{key: value for key, value in group.items() if key != "params"} for group in run.optimizer.param_groups]
     run.optimizer.load_state_dict(tensors["optimizer"])
+    for group, own in zip(run.optimizer.param_groups, wanted, strict=True):
+        group.update(own)  # weight decay and betas may have been changed; the state would bring the old ones back
     run.scaler.load_state_dict(tensors["scaler"])
     if run.ema.state():
         run.ema.load(read_tensors(checkpoint.folder / "ema.safetensors"))
-    return TrainState(**values)
+    state = TrainState(**values)
+    run.plan = plan(run.task.settings.train, len(run.source), step=state.step, samples_seen=state.samples_seen)
+    return state

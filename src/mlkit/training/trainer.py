@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from mlkit.task import Task
 from mlkit.training import validation
 from mlkit.training.guards import StopSignal, memory_named, stop_if_not_finite
 from mlkit.training.progress import Progress, Silent
+from mlkit.training.ranks import agreed
 from mlkit.training.saving import save, settle
 from mlkit.training.schedule import lr_at
 from mlkit.training.setup import restore, set_up
@@ -66,18 +67,18 @@ def fit(
     Raises:
         NonFiniteError, MemoryShortError, CheckpointError, DataError: each with the way on.
     """
-    with memory_named(), StopSignal() as stop:
+    with memory_named(), StopSignal() as stop, ExitStack() as files:
         run = set_up(task, data, folder, accelerator, name, run_id, init_from, progress or Silent())
         state = restore(run, resume) if resume else TrainState()
-        return _train(run, state, stop, resume)
+        return _train(run, state, stop, resume, files)
 
 
-def _train(run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | None) -> Outcome:
+def _train(run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | None, files: ExitStack) -> Outcome:
     settings, accelerator = run.task.settings, run.accelerator
-    rows = RowFile(run.folder / "metrics.jsonl", state.step) if run.main else None
-    timing = RowFile(run.folder / "timing.jsonl", state.step) if run.main else None
-    trackers = None
+    rows = timing = trackers = None
     if run.main:
+        rows = files.enter_context(closing(RowFile(run.folder / "metrics.jsonl", state.step)))
+        timing = files.enter_context(closing(RowFile(run.folder / "timing.jsonl", state.step)))
         trackers = Trackers(
             settings.tracking,
             run.folder,
@@ -95,10 +96,10 @@ def _train(run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | 
     run.progress.begin(state.step, run.plan.steps, run.plan.samples_per_step)
     data = _training_batches(run, state)
     warned: set[str] = set()
-    stopped_early = False
+    stopped_early = validation.patience_is_over(run, state)  # a kill may have come between the save and the end
     means: Mapping[str, float] = resumed.info.get("scores", {}) if resumed else {}
 
-    while state.step < run.plan.steps:
+    while state.step < run.plan.steps and not stopped_early:
         # ---- one update ------------------------------------------------------------------------------------
         started_s = perf_counter()
         seed_everything(derive_seed(settings.seed, "step", state.step, accelerator.process_index))
@@ -115,7 +116,7 @@ def _train(run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | 
             assert rows and timing and trackers
             run.progress.update(state.step, scalars | {"lr": lr})
             for warning in warnings:
-                kind = "".join(letter for letter in warning if not letter.isdigit())
+                kind = warning.partition(":")[0]  # "latent 3: KL 0.01 nat ..." is told once for each latent
                 if kind not in warned:
                     warned.add(kind)
                     run.progress.say(f"warning at step {state.step}: {warning}")
@@ -127,17 +128,19 @@ def _train(run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | 
 
         # ---- score, save, draw -----------------------------------------------------------------------------
         save_due = at_end or state.step % settings.checkpoint.every == 0
-        eval_due = at_end or state.step % (settings.eval.every or settings.checkpoint.every) == 0
+        eval_due = save_due or (settings.eval.every is not None and state.step % settings.eval.every == 0)
         scored = None
         if eval_due:
             scored = validation.score(run, state)  # every process: early stopping must be agreed
             if scored is not None:
                 means = scored.means()
-                stopped_early = validation.take_note(run, state, means)
+                validation.take_note(run, state, means)
                 if run.main:
                     assert rows and trackers
                     rows.add({"step": state.step, "split": "validation", **means})
                     trackers.log({f"validation/{key}": value for key, value in means.items()}, state.step)
+            # The main process decides: what fails there alone must not part the others from it.
+            stopped_early = agreed(validation.patience_is_over(run, state), accelerator)
         if save_due or stopping or stopped_early:
             if run.main:
                 assert rows and timing
@@ -146,15 +149,13 @@ def _train(run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | 
                 saved = save(run, state, scored)
                 validation.draw(run, saved, scored, trackers)
             accelerator.wait_for_everyone()
-        if stopping or stopped_early:
+        if stopping:
             break
 
     # ---- finish --------------------------------------------------------------------------------------------
     run.progress.end()
     if run.main:
-        assert rows and timing and trackers
-        rows.close()
-        timing.close()
+        assert trackers
         trackers.finish()
         run.failures += trackers.failed
     if saved is None:  # another process than the main one: it opens what the main one wrote
@@ -236,7 +237,6 @@ def _update(
         step=step,
         samples=[run.source.sample_id(index) for index in samples] if not _finite(scalars) else [],
         rank=accelerator.process_index,
-        main=run.main,
         fp16=run.scaler.is_enabled(),
     )
     run.scaler.step(run.optimizer)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlkit.checkpoint import Checkpoint, open_checkpoint, step_of
-from mlkit.errors import CheckpointError
+from mlkit.errors import CheckpointError, MlkitError
 from mlkit.evaluation.evaluate import (
     Evaluation,
     evaluate,
@@ -54,14 +54,12 @@ def score(run: Run, state: TrainState) -> Evaluation | None:
         return None
     run.progress.stage("")
     for failure in result.failures:
-        run.failures.append(f"{failure} at step {state.step}; the traceback is in run.log")
-        run.progress.say(failure)
-        state.hooks_failed += 1
+        _report(run, state, f"{failure} at step {state.step}; the traceback is in run.log")
     return result
 
 
-def take_note(run: Run, state: TrainState, means: Mapping[str, float]) -> bool:
-    """Record best values in `state`; returns whether early stopping's patience is over."""
+def take_note(run: Run, state: TrainState, means: Mapping[str, float]) -> None:
+    """Record in `state` the best value, and how long early stopping's metric has not got better."""
     settings = run.task.settings.eval
     primary = means[run.task.primary_metric]
     best = math.isfinite(primary) and (
@@ -71,18 +69,28 @@ def take_note(run: Run, state: TrainState, means: Mapping[str, float]) -> bool:
         state.best, state.best_step = primary, state.step
     run.progress.scores(state.step, means, best)
     if settings.early_stop_patience is None:
-        return False
+        return
     watched = means.get(settings.early_stop_metric, math.nan)
+    if not math.isfinite(watched):  # nothing to judge by: no reason to stop
+        _report(
+            run,
+            state,
+            f"early stopping cannot see {settings.early_stop_metric}: this task has no such score, or no image has one",
+        )
+        return
     gain = math.inf
-    if not math.isfinite(watched):  # undefined on every image: no gain, and no number to remember
-        gain = -math.inf
-    elif state.watched_best is not None:
+    if state.watched_best is not None:
         gain = goodness(settings.early_stop_metric, watched) - goodness(settings.early_stop_metric, state.watched_best)
     if gain > settings.early_stop_min_delta:
         state.watched_best, state.evaluations_without_gain = watched, 0
     else:
         state.evaluations_without_gain += 1
-    return state.evaluations_without_gain >= settings.early_stop_patience
+
+
+def patience_is_over(run: Run, state: TrainState) -> bool:
+    """Return whether early stopping ends the training here."""
+    patience = run.task.settings.eval.early_stop_patience
+    return patience is not None and state.evaluations_without_gain >= patience
 
 
 def draw(run: Run, saved: Checkpoint, scored: Evaluation | None, trackers: Trackers | None) -> None:
@@ -197,3 +205,13 @@ def _failed(run: Run, state: TrainState | None, what: str, step: int) -> None:
     run.progress.say(f"{what} failed at step {step}: see run.log; training goes on")
     if state is not None:
         state.hooks_failed += 1
+
+
+def _report(run: Run, state: TrainState, failure: str) -> None:
+    """Tell a failure that does not end training, once, count it, and keep it for the closing words."""
+    if run.task.settings.checkpoint.strict_hooks:
+        raise MlkitError(failure)
+    state.hooks_failed += 1
+    if failure not in run.failures:
+        run.failures.append(failure)
+        run.progress.say(failure)

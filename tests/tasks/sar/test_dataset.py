@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -103,14 +104,55 @@ def test_scenes_too_small_to_divide_go_whole_and_one_place_to_one_split(tmp_path
     assert any("to validation as a whole, too small for patches of 64 px" in line for line in report.lines)
 
 
-def test_one_scene_that_cannot_be_divided_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    path = scene(tmp_path / "a.npy", 64, 64)
-    with pytest.raises(DataError, match=r"no validation patch of 64 px is left in 1 scenes; use a smaller --patch"):
-        build_dataset([path], tmp_path / "out", build=SarBuild(patch=64))
+@pytest.mark.parametrize("shape", [(64, 64), (400, 400), (130, 250)])
+def test_one_scene_that_cannot_be_divided_is_refused_with_a_patch_that_works(
+    tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    path = scene(tmp_path / "a.npy", *shape)
+    with pytest.raises(DataError) as caught:
+        build_dataset([path], tmp_path / "out", build=SarBuild(patch=min(shape), guard=8))
+    size = f"{shape[1]} x {shape[0]} px"
+    where = rf"no validation patch of {min(shape)} px is left in 1 scene of {size}"
+    told = rf"{where}; use --patch (\d+) or less, or add scenes"
+    found = re.fullmatch(told, str(caught.value))
+    assert found
     assert not (tmp_path / "out").exists()
-    assert build_dataset([path], tmp_path / "out", build=SarBuild(patch=16, stride=16, guard=8)).manifest.splits[
-        "train"
-    ]
+    works = int(found[1])
+    assert build_dataset([path], tmp_path / "out", build=SarBuild(patch=works, guard=8)).manifest.splits["train"]
+    if works + 16 < min(shape):
+        with pytest.raises(DataError, match="is left in 1 scene"):
+            build_dataset([path], tmp_path / "other", build=SarBuild(patch=works + 16, guard=8))
+
+
+def test_where_no_patch_works_larger_scenes_are_asked_for(tmp_path: Path) -> None:
+    path = scene(tmp_path / "a.npy", 24, 24)
+    with pytest.raises(DataError) as caught:
+        build_dataset([path], tmp_path / "out", build=SarBuild(patch=16))
+    assert str(caught.value) == "no validation patch of 16 px is left in 1 scene of 24 x 24 px; add larger scenes"
+
+
+def test_where_all_is_masked_too_much_the_option_for_that_is_named(tmp_path: Path) -> None:
+    path = scene(tmp_path / "a.npy", 256, 256)
+    values = np.load(path)
+    values[::4] = 0  # a quarter of every patch
+    np.save(path, values)
+    with pytest.raises(DataError) as caught:
+        build_dataset([path], tmp_path / "out", build=SMALL)
+    assert re.fullmatch(
+        r"no training patch of 32 px is left in 1 scene of 256 x 256 px: \d+ of both parts have more than 5% masked; "
+        "use more --max-nodata, a smaller --patch or more scenes",
+        str(caught.value),
+    )
+    build_dataset([path], tmp_path / "out", build=SMALL.model_copy(update={"max_nodata": 0.3}))
+
+
+def test_few_validation_patches_are_warned_of(tmp_path: Path) -> None:
+    few = build_dataset([scene(tmp_path / "a.npy")], tmp_path / "few", build=SMALL)
+    many = build_dataset([scene(tmp_path / "b.npy", 600, 600)], tmp_path / "many", build=SMALL)
+    told = "warning: scores of 6 validation patches say little; use a smaller --patch, more scenes or more --val-share"
+    assert few.manifest.splits["validation"] == 6 and told in few.lines
+    assert many.manifest.splits["validation"] >= 8
+    assert not any("say little" in line for line in many.lines)
 
 
 # ---- building -----------------------------------------------------------------------------------------------------
@@ -195,7 +237,7 @@ def test_what_was_decided_is_logged_and_returned(
     with caplog.at_level(logging.INFO, logger="mlkit"):
         report = build_dataset(two, tmp_path / "out", build=SMALL, progress=lambda *args: seen.append(args))
     assert report.lines == [record.getMessage() for record in caplog.records]
-    assert any(line.startswith("a: 200 x 240 px, intensity, ") for line in report.lines)
+    assert any(line.startswith("a: 240 x 200 px, intensity, ") for line in report.lines)
     done = [count for what, count, _ in seen if what == "scenes"]
     assert all(a <= b for a, b in pairwise(done)) and done[-1] == 2
 
@@ -220,7 +262,7 @@ def test_broken_files_are_all_named_and_skipped_only_when_asked(two: list[Path],
 def test_only_broken_files_are_refused_even_when_skipping(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/c.npy").write_bytes(b"")
-    with pytest.raises(DataError, match="none of 1 files can be used"):
+    with pytest.raises(DataError, match="the one file cannot be used, so there is nothing to build"):
         build_dataset([tmp_path / "in"], tmp_path / "out", build=SMALL, skip_broken=True)
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
@@ -236,8 +278,10 @@ def test_missing_and_empty_sources_are_named(tmp_path: Path) -> None:
 def test_scenes_smaller_than_a_patch_are_named(two: list[Path], tmp_path: Path) -> None:
     scene(tmp_path / "in/small.npy", 20, 300, seed=2)
     report = build_dataset([tmp_path / "in"], tmp_path / "out", build=SMALL)
-    assert "small is dropped: 20 x 300 px is smaller than a patch of 32 px" in report.lines
-    with pytest.raises(DataError, match="all scenes are smaller than a patch of 32 px; use a smaller --patch"):
+    assert "small is dropped: 300 x 20 px is smaller than a patch of 32 px" in report.lines
+    with pytest.raises(
+        DataError, match="all scenes are smaller than a patch of 32 px, the largest of 300 x 20 px; use a smal"
+    ):
         build_dataset([tmp_path / "in/small.npy"], tmp_path / "other", build=SMALL)
 
 
@@ -245,8 +289,27 @@ def test_a_folder_that_holds_something_is_never_touched(two: list[Path], tmp_pat
     out = tmp_path / "out"
     out.mkdir()
     assert build_dataset(two, out, build=SMALL).manifest.splits["train"]  # empty is fine
-    with pytest.raises(DataError, match="out exists and is not empty; choose another folder"):
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(DataError, match="out is not empty; choose another --out or empty it"):
         build_dataset(two, out, build=SMALL)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(DataError, match="file is a file, not a folder; choose another --out"):
+        build_dataset(two, file, build=SMALL)
+    assert file.read_text() == "mine"
+
+
+def test_other_files_of_a_folder_are_named_and_hidden_ones_are_not_read(two: list[Path], tmp_path: Path) -> None:
+    before = build_dataset([tmp_path / "in"], tmp_path / "one", build=SMALL)
+    (tmp_path / "in/.cache").mkdir()
+    shutil.copy(two[0], tmp_path / "in/.cache/c.npy")
+    (tmp_path / "in/notes.xml").write_text("x")
+    (tmp_path / "in/raw.bin").write_text("x")
+    after = build_dataset([tmp_path / "in"], tmp_path / "two", build=SMALL)
+    assert after.manifest.sha256 == before.manifest.sha256
+    assert after.lines[0] == f"{tmp_path / 'in'}: 2 files of other types not read: notes.xml, raw.bin"
+    assert not any("other types" in line for line in before.lines)
 
 
 def test_an_interrupted_build_leaves_nothing(two: list[Path], tmp_path: Path) -> None:
@@ -370,17 +433,18 @@ def test_a_smaller_patch_is_cut_from_inside_and_a_larger_one_refused(two: list[P
 
 
 def test_without_sources_the_scenes_are_simulated_with_their_truth(tmp_path: Path) -> None:
-    report = build_dataset(None, tmp_path / "out", build=SarBuild(patch=128))
+    report = build_dataset(None, tmp_path / "out", build=SarBuild())
     assert report.manifest.label == "simulated"
-    assert len(report.manifest.details["scenes"]) == 12
+    assert [scene["split"] for scene in report.manifest.details["scenes"]] == ["blocks"] * 12
+    assert report.manifest.splits["validation"] >= 24  # enough for an interval of their mean
     source = SarSource(report.manifest, "train", augment=True)
     sample = source.sample(0, np.random.default_rng(0))
-    assert sample["image"].shape == sample["truth"].shape == (1, 128, 128)
+    assert sample["image"].shape == sample["truth"].shape == (1, 256, 256)
     low, high = report.manifest.preprocessing["db_min"], report.manifest.preprocessing["db_max"]
     difference = (sample["image"] - sample["truth"]).numpy() * (high - low)
     inside = ((sample["image"] > 0) & (sample["image"] < 1)).numpy()
     assert difference[inside].std() == pytest.approx(2.19, abs=0.4)  # 4.4 looks; turned alike, or it would be far more
-    assert build_dataset(None, tmp_path / "b", build=SarBuild(patch=128)).manifest.sha256 == report.manifest.sha256
+    assert build_dataset(None, tmp_path / "b", build=SarBuild()).manifest.sha256 == report.manifest.sha256
 
 
 @real_data

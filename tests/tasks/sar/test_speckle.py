@@ -57,7 +57,7 @@ def test_embedded_scenes_need_no_network_and_are_a_dozen(monkeypatch: pytest.Mon
     for scene in scenes:
         assert scene.db_hw.dtype == np.float32
         assert scene.db_hw.shape == scene.truth_db_hw.shape
-        assert 400 <= min(scene.db_hw.shape) <= max(scene.db_hw.shape) <= 768
+        assert 768 <= min(scene.db_hw.shape) <= max(scene.db_hw.shape) <= 1411
         assert np.isfinite(scene.db_hw).all()
 
 

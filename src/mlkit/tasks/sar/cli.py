@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -76,11 +78,12 @@ def dataset_build(
     try:
         build = SarBuild.model_validate(values)
     except ValidationError as error:
-        raise MlkitError(*(f"--{text.replace('_', '-')}" for text in explain(error, SarBuild, {}))) from None
-    counting = Counting("scenes")
+        raise MlkitError(*_option_problems(explain(error, SarBuild, {}))) from None
+    counting = Counting("done")
+    sources = [*(source or ()), *(more or ())]
     try:
-        sources = [*(source or ()), *(more or ())]
-        report = build_dataset(sources or None, out, build=build, skip_broken=skip_broken, progress=counting)
+        with _ended_by_signal():
+            report = build_dataset(sources or None, out, build=build, skip_broken=skip_broken, progress=counting)
     finally:
         counting.close()
     manifest = report.manifest
@@ -98,26 +101,54 @@ def dataset_build(
         return
     for line in report.lines:
         typer.echo(line)
-    counts = ", ".join(f"{count} {name}" for name, count in manifest.splits.items())
     label = f" ({manifest.label})" if manifest.label else ""
-    low, high = manifest.preprocessing["db_min"], manifest.preprocessing["db_max"]
-    typer.echo(
-        f"{out}{label}: {counts} patches of {patch} px, {low:.2f} to {high:.2f} dB, sha256 {manifest.sha256[:12]}"
-    )
+    typer.echo(f"{out}{label}: sha256 {manifest.sha256[:12]}")
     typer.echo(f"next: mlkit train --preset baseline_c16 --data {out}")
+
+
+def _option_problems(sentences: list[str]) -> list[str]:
+    """Return what is wrong with settings as said of options: "val_share = 2: ..." becomes "--val-share = 2: ..."."""
+    told = []
+    for sentence in sentences:
+        key, separator, rest = sentence.partition(" = ")
+        name = key.partition(".")[0].replace("_", "-")  # one of the two percentiles is told like both
+        told.append(f"--{name}{separator}{rest}" if separator else sentence.removeprefix("settings: "))
+    return told
+
+
+@contextmanager
+def _ended_by_signal() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does: by default a process dies without removing what it has begun."""
+    import signal
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def infer(
     scenes: Annotated[
-        list[Path], typer.Argument(metavar="SCENE...", help="Scenes, in any format that can be built from.")
+        list[Path],
+        typer.Argument(metavar="SCENE...", help="Scenes or folders of scenes, in any format that can be built from."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     checkpoint: Annotated[
         Path, typer.Option(metavar="RUN|CHECKPOINT", help="Run or checkpoint to use.", autocompletion=complete.runs)
     ],
     kind: Annotated[Kind, typer.Option(help="What the pixel values are.")] = "auto",
-    tile: Annotated[int, typer.Option(min=64, help="Side of the tiles in px.")] = 512,
-    overlap: Annotated[int | None, typer.Option(min=0, help="Shared pixels of neighbouring tiles.")] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(min=64, help="Side of the tiles in px.  \\[default: 3 times the overlap, at least 512]"),
+    ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(min=0, help="Shared pixels of neighbouring tiles.  \\[default: what leaves no seam]"),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
 ) -> None:
@@ -128,46 +159,77 @@ def infer(
         mlkit infer sar scene.tif --checkpoint runs/residual_v1_c16 --out results
     """
     from mlkit.commands.opened import open_model, pick_device
-    from mlkit.errors import DataError, MlkitError
+    from mlkit.errors import MlkitError, listing
     from mlkit.runs.folders import resolve_run
     from mlkit.settings import Places
-    from mlkit.tasks.sar.infer import infer_scenes
+    from mlkit.tasks.sar.dataset import find_images
+    from mlkit.tasks.sar.infer import RESULT_SUFFIXES, infer_scenes, tile_plan
     from mlkit.tasks.sar.model import Autoencoder
 
+    if out.is_file():
+        raise MlkitError(f"--out {out} is a file; give a folder for the results")
+    # Results of an earlier call into a folder of scenes are no scenes.
+    found = [path for path in find_images(scenes) if path in scenes or not path.stem.endswith(RESULT_SUFFIXES)]
+    if not found:
+        raise MlkitError(
+            f"{listing([str(scene) for scene in scenes])} holds only results of earlier calls; give scenes"
+        )
+    _refuse_equal_names(found, out)
     ref = resolve_run(str(checkpoint), Places().runs_dir)
     picked, sentence = pick_device(device)
     if sentence:
         typer.echo(sentence, err=True)
     opened = open_model(ref.chosen_checkpoint(), picked, task_name="sar")
     assert isinstance(opened.net, Autoencoder)
-    problems: list[str] = []
-    for scene in scenes:
+    side, shared = tile_plan(opened.net, tile, overlap)
+    if tile is not None and side > tile:
+        typer.echo(f"tiles of {side} px instead of {tile}: neighbours share {shared} px (--overlap)", err=True)
+    errors: list[MlkitError] = []
+    is_new = not out.exists()
+    for path in found:
         counting = Counting("rows")
         try:
-            results = infer_scenes(
-                opened.net,
-                opened.checkpoint.info["preprocessing"],
-                scene,
-                out,
-                kind=kind,
-                tile=tile,
-                overlap=overlap,
-                device=picked,
-                overwrite=overwrite,
-                progress=counting,
-            )
+            with _ended_by_signal():
+                results = infer_scenes(
+                    opened.net,
+                    opened.checkpoint.info["preprocessing"],
+                    path,
+                    out,
+                    kind=kind,
+                    tile=tile,
+                    overlap=overlap,
+                    device=picked,
+                    overwrite=overwrite,
+                    progress=counting,
+                )
         except MlkitError as error:
-            problems += error.problems  # a broken scene does not stop the others
+            errors.append(error)  # a broken scene does not stop the others
             continue
         finally:
             counting.close()
         for result in results:
             rate = result.width * result.height / 1e6 / result.seconds
+            tiles = f", tiles of {result.tile} px" if result.tile < max(result.width, result.height) else ""
             typer.echo(
-                f"{result.path}: {result.width} x {result.height} px in {duration(result.seconds)} ({rate:.2f} MP/s), "
-                f"PSNR {result.psnr_db:.2f} dB, {result.share_clipped:.1%} outside the model's dB range, "
-                f"{result.masked} masked; {result.why}"
+                f"{result.path}: {result.width} x {result.height} px in {duration(result.seconds)} ({rate:.2f} MP/s"
+                f"{tiles}), PSNR {result.psnr_db:.2f} dB, RMSE {result.rmse_db:.2f} dB, {result.share_clipped:.1%} "
+                f"outside the model's dB range, {result.masked:,} masked; {result.why}"
             )
             typer.echo(f"picture: {result.picture}")
-    if problems:
-        raise DataError(*problems)
+    if errors:
+        if is_new:
+            with suppress(OSError):  # it holds the results of other scenes
+                out.rmdir()
+        raise type(errors[0])(*(problem for error in errors for problem in error.problems))
+
+
+def _refuse_equal_names(paths: list[Path], out: Path) -> None:
+    """Raise when two scenes would be written to one place."""
+    from mlkit.errors import MlkitError
+
+    first: dict[str, Path] = {}
+    for path in paths:
+        twin = first.setdefault(path.stem, path)
+        if twin != path:
+            result = out / f"{path.stem}_reconstructed.tif"
+            raise MlkitError(f"{twin} and {path} would both become {result}; give each its own --out")

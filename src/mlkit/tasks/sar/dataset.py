@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mlkit.data.building import dataset_folder
 from mlkit.data.manifest import DatasetManifest, open_manifest, write_manifest
 from mlkit.data.store import Store, StoreWriter
-from mlkit.errors import DataError
-from mlkit.files import atomic_folder, sha256_file, sha256_json
+from mlkit.errors import DataError, counted, listing
+from mlkit.files import sha256_file, sha256_json
 from mlkit.tasks.sar.formats import ACCEPTED, ACCEPTED_TEXT
 from mlkit.tasks.sar.planning import PlannedScene, joined, limits_db, plan_splits, thinned
 from mlkit.tasks.sar.readers import Scene, open_scenes
@@ -29,6 +30,7 @@ __all__ = ["BuildReport", "SarSource", "build_dataset", "to_unit"]
 log = logging.getLogger(__name__)
 
 PIPELINE = "db|clip|unit"
+_FEW_PATCHES = 8  # below it, a mean over validation patches hardly has an interval
 Progress = Callable[[str, int, int], None]
 
 
@@ -62,11 +64,11 @@ def build_dataset(
         DataError: one sentence for each source that is missing or broken; when `out` holds something; when nothing
             is left for training or validation.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists and is not empty; choose another folder or remove it")
     paths = None if sources is None else find_images(sources)
-    with atomic_folder(out, replace=True) as folder:  # what may be replaced is empty
+    with dataset_folder(out) as folder:
         work = _Build(folder, build, progress or (lambda what, done, total: None))
+        for source in sources or ():
+            work.tell_ignored(source)
         if paths is None:
             work.store_simulated()
         else:
@@ -85,7 +87,7 @@ def find_images(sources: Sequence[Path]) -> list[Path]:
     problems = []
     for source in sources:
         if source.is_dir():
-            inside = [p for p in source.rglob("*") if p.suffix.lower() in ACCEPTED and not p.name.startswith(".")]
+            inside = [path for path in _files(source) if path.suffix.lower() in ACCEPTED]
             found.update(inside)
             if not inside:
                 problems.append(f"folder {source} holds no SAR image; accepted are {ACCEPTED_TEXT}")
@@ -98,6 +100,12 @@ def find_images(sources: Sequence[Path]) -> list[Path]:
     return sorted(found)
 
 
+def _files(folder: Path) -> list[Path]:
+    """Return the files below a folder but hidden ones, and those in hidden folders."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
 class _Build:
     """One build in progress: options, what was said, what was broken."""
 
@@ -108,10 +116,17 @@ class _Build:
         self.lines: list[str] = []
         self.broken: list[str] = []
         self.scenes: list[PlannedScene] = []
+        self.largest = (0, 0)  # of those that are too small
 
     def say(self, line: str) -> None:
         log.info("%s", line)
         self.lines.append(line)
+
+    def tell_ignored(self, source: Path) -> None:
+        if source.is_dir():
+            others = sorted(path.name for path in _files(source) if path.suffix.lower() not in ACCEPTED)
+            if others:
+                self.say(f"{source}: {counted(len(others), 'file')} of other types not read: {listing(others, 4)}")
 
     def store_simulated(self) -> None:
         from mlkit.tasks.sar.speckle import LOOKS, PHOTOGRAPHS, embedded_scenes
@@ -151,9 +166,13 @@ class _Build:
                         self.broken += error.problems
         self.progress("scenes", len(files), len(files))
         if self.broken and not num_read:
-            raise DataError(*self.broken, f"none of {len(paths)} files can be used, so there is nothing to build")
+            none = "the one file cannot" if len(paths) == 1 else f"none of {len(paths)} files can"
+            raise DataError(*self.broken, f"{none} be used, so there is nothing to build")
         if self.broken and not skip_broken:
-            raise DataError(*self.broken, f"{len(self.broken)} images are broken; remove them or use --skip-broken")
+            told = "1 image is broken; remove it or use --skip-broken"
+            if len(self.broken) > 1:
+                told = f"{len(self.broken)} images are broken; remove them or use --skip-broken"
+            raise DataError(*self.broken, told)
         for sentence in self.broken:
             self.say(f"skipped: {sentence}")
 
@@ -176,7 +195,7 @@ class _Build:
         height, width = scene.db_hw.shape
         counts = asdict(scene.masked)
         told = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
-        self.say(f"{scene.name}: {height} x {width} px, {scene.why}" + (f"; masked: {told}" if told else ""))
+        self.say(f"{scene.name}: {width} x {height} px, {scene.why}" + (f"; masked: {told}" if told else ""))
         if not self._fits(scene.name, height, width):
             return
         writer.add(scene.db_hw)
@@ -189,7 +208,8 @@ class _Build:
     def _fits(self, name: str, height: int, width: int) -> bool:
         if min(height, width) >= self.options.patch:
             return True
-        self.say(f"{name} is dropped: {height} x {width} px is smaller than a patch of {self.options.patch} px")
+        self.largest = max(self.largest, (height, width), key=min)
+        self.say(f"{name} is dropped: {width} x {height} px is smaller than a patch of {self.options.patch} px")
         return False
 
     def _free_name(self, name: str) -> str:
@@ -204,7 +224,8 @@ class _Build:
     def finish(self, label: str) -> None:
         """Plan the splits, write the patch tables and the manifest."""
         if not self.scenes:
-            raise DataError(f"all scenes are smaller than a patch of {self.options.patch} px; use a smaller --patch")
+            sides = f"{self.options.patch} px, the largest of {self.largest[1]} x {self.largest[0]} px"
+            raise DataError(f"all scenes are smaller than a patch of {sides}; use a smaller --patch")
         store = Store(self.folder, SCENES)
         plan_splits(self.scenes, store, self.options, self.say)
         low, high = limits_db(self.scenes, store, self.options, self.say)
@@ -214,9 +235,12 @@ class _Build:
         np.save(self.folder / "validation.npy", validation)
         kept = f" of {len(available)} (subset {self.options.subset:g})" if len(train) < len(available) else ""
         self.say(
-            f"{len(self.scenes)} scenes: {len(train)}{kept} training and {len(validation)} validation patches of "
-            f"{self.options.patch} px, {low:.3f} to {high:.3f} dB"
+            f"{counted(len(self.scenes), 'scene')}: {len(train)}{kept} training and {len(validation)} validation "
+            f"patches of {self.options.patch} px; {low:.3f} to {high:.3f} dB become 0 to 1"
         )
+        if len(validation) < _FEW_PATCHES:
+            advice = "use a smaller --patch, more scenes or more --val-share"
+            self.say(f"warning: scores of {counted(len(validation), 'validation patch')} say little; {advice}")
         self.progress("hashes", 0, 1)
         write_manifest(
             self.folder,

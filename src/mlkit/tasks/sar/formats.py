@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import zlib
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ ACCEPTED_TEXT = (
 )
 GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42113)  # GeoTIFF 1.1 section 7, and GDAL's no-data value
 MAX_CHANNELS = 8
+_NPY_START = b"\x93NUMPY"
 _GDAL_METADATA, _GDAL_NODATA = 42112, 42113
 # What NumPy, tifffile and the codecs raise on damaged files.
 _BROKEN = (OSError, ValueError, TypeError, IndexError, KeyError, RuntimeError, EOFError, struct.error, zlib.error)
@@ -67,7 +69,12 @@ def load_raw(path: Path) -> RawImage:
 def _load_tiff(path: Path) -> RawImage:
     import tifffile
 
+    # What it logs of a damaged file would come on stderr beside our one sentence, unless somebody set logging up.
+    if not logging.getLogger("tifffile").handlers:
+        logging.getLogger("tifffile").addHandler(logging.NullHandler())
     with tifffile.TiffFile(path) as tiff:
+        if not len(tiff.pages):
+            raise DataError(f"{path} is broken or truncated: it holds no image")
         page = tiff.pages[0]
         size = path.stat().st_size
         # before decoding: codecs name a cut file in their own ways
@@ -92,9 +99,11 @@ def _load_tiff(path: Path) -> RawImage:
 
 
 def _load_npy(path: Path) -> RawImage:
+    with path.open("rb") as handle:
+        start = handle.read(len(_NPY_START))
+    if start != _NPY_START[: len(start)]:  # a shorter one is a cut file
+        raise ValueError("it does not start as a NumPy file does")
     values = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(values, np.ndarray):
-        raise DataError(f"{path} is no .npy file; accepted are {ACCEPTED_TEXT}")
     if values.ndim == 4 and values.shape[2] == values.shape[3] <= MAX_CHANNELS:
         diagonal = [values[:, :, c, c].real for c in range(values.shape[2])]
         return RawImage(diagonal, is_covariance=True, hint_text=path.stem)

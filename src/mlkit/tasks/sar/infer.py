@@ -14,21 +14,20 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 
-from mlkit.errors import DataError, NonFiniteError
+from mlkit.errors import DataError, MemoryShortError, NonFiniteError
 from mlkit.files import atomic_file
-from mlkit.imaging.grids import Panel, apply_scale, comparison_grid, grayscale, heat, write_png
 from mlkit.imaging.tiling import tiled_rows
 from mlkit.tasks.sar.formats import GEO_TAGS
 from mlkit.tasks.sar.model import Autoencoder
 from mlkit.tasks.sar.readers import OpenScene, open_scenes
 from mlkit.tasks.sar.settings import Kind
 from mlkit.tasks.sar.source import to_unit
+from mlkit.tasks.sar.summary import Summary
 
 MULTIPLE = 16  # four stages of stride 2
 BLEND_PX = 16
+RESULT_SUFFIXES = ("_reconstructed", "_compare")
 _NODATA_TAG = 42113
-_PREVIEW_PX = 800  # longest side of each picture in the comparison
-_ERROR_SHARE = 0.3
 
 Progress = Callable[[str, int, int], None]
 
@@ -41,26 +40,33 @@ class SceneResult:
     picture: Path
     width: int
     height: int
+    tile: int  # side of the tiles that were used, px
     seconds: float
     psnr_db: float  # of the normalised dB image, over measured pixels
+    rmse_db: float
     share_clipped: float  # of the measured pixels outside the model's dB range
     masked: int
     why: str  # how the kind of values was found
 
 
-@dataclass(slots=True)
-class _Sums:
-    """What is counted while bands pass."""
-
-    squared_error: float = 0.0
-    pixels: int = 0
-    clipped: int = 0
-    masked: int = 0
-
-
 def default_overlap(net: Autoencoder) -> int:
     """Return the overlap at which tiles give what the whole scene would: twice the receptive radius, and the blend."""
-    return math.ceil((2 * net.receptive_radius_px + BLEND_PX) / MULTIPLE) * MULTIPLE
+    return _multiple(2 * net.receptive_radius_px + BLEND_PX)
+
+
+def tile_plan(net: Autoencoder, tile: int | None = None, overlap: int | None = None) -> tuple[int, int]:
+    """Return side and overlap of the tiles, in px, as they will be used.
+
+    Args:
+        net: what the overlap is for.
+        tile: the side asked for; it becomes at least twice the overlap. None: three times the overlap and at least
+            512, with which each pixel is computed 2.3 times at most.
+        overlap: asked for; None: `default_overlap`.
+    """
+    shared = default_overlap(net) if overlap is None else _multiple(overlap)
+    if tile is None:
+        return max(512, 3 * shared), shared
+    return max(_multiple(tile), 2 * shared), shared
 
 
 def infer_scenes(
@@ -70,7 +76,7 @@ def infer_scenes(
     out: Path,
     *,
     kind: Kind = "auto",
-    tile: int = 512,
+    tile: int | None = None,
     overlap: int | None = None,
     device: torch.device | None = None,
     overwrite: bool = False,
@@ -84,7 +90,7 @@ def infer_scenes(
         path: a scene in any format that datasets are built from.
         out: folder, made when absent.
         kind: what the values are.
-        tile: side of the tiles in px; enlarged where the overlap needs it, halved when memory is short.
+        tile: side of the tiles in px, as in `tile_plan`; halved when memory is short.
         overlap: px that tiles share; None takes what the receptive field asks for.
         device: where `net` is.
         overwrite: replace results that exist.
@@ -93,29 +99,51 @@ def infer_scenes(
     Raises:
         DataError: for an unreadable scene, or a result that exists.
         NonFiniteError: when the model gives NaN or infinity.
+        MemoryShortError: when even small tiles do not fit.
     """
     scenes = open_scenes(path, kind)
-    targets = [(out / f"{_stem(scene)}_reconstructed.tif", out / f"{_stem(scene)}_compare.png") for scene in scenes]
+    made, compared = RESULT_SUFFIXES
+    targets = [(out / f"{_stem(scene)}{made}.tif", out / f"{_stem(scene)}{compared}.png") for scene in scenes]
     taken = [str(place) for pair in targets for place in pair if place.exists()]
     if taken and not overwrite:
         raise DataError(f"{taken[0]} exists; give another --out, or --overwrite to replace it")
-    shared = default_overlap(net) if overlap is None else math.ceil(overlap / MULTIPLE) * MULTIPLE
-    side = max(math.ceil(tile / MULTIPLE) * MULTIPLE, 2 * shared)
+    side, shared = tile_plan(net, tile, overlap)
     results = []
     for scene, (target, picture) in zip(scenes, targets, strict=True):
         while True:
             try:
-                result = _one(net, preprocessing, scene, target, picture, side, shared, device, progress)
+                results.append(_one(net, preprocessing, scene, target, picture, side, shared, device, progress))
                 break
-            except torch.OutOfMemoryError:
-                smaller = side // 2 // MULTIPLE * MULTIPLE
-                if smaller <= shared:
+            except (RuntimeError, MemoryError) as error:  # torch's own error is a RuntimeError
+                if not _is_out_of_memory(error):
                     raise
-                if progress:
-                    progress(f"out of memory with tiles of {side} px, trying {smaller}", 0, 1)
-                side = smaller
-        results.append(result)
+            smaller = _smaller(side, shared, scene.shape)
+            if smaller is None:
+                raise MemoryShortError(
+                    f"{path}: out of memory with tiles of {side} px; free some memory, or give --overlap 0, with "
+                    "which tiles may be small but show seams"
+                )
+            if progress:
+                progress(f"out of memory with tiles of {side} px, trying {smaller}", 0, 1)
+            side = smaller
     return results
+
+
+def _smaller(side: int, overlap: int, shape: tuple[int, int]) -> int | None:
+    """Return half the side, but no less than what still advances a little from tile to tile; None when it is that."""
+    used = min(side, _multiple(max(shape)))  # a scene smaller than the tile was one tile of its own size
+    smaller = max(used // 2 // MULTIPLE * MULTIPLE, overlap + 4 * MULTIPLE)
+    return smaller if smaller < used else None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # On a CPU torch raises a plain RuntimeError: "DefaultCPUAllocator: can't allocate memory".
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or ("allocate" in text and "memory" in text)
+
+
+def _multiple(length: int) -> int:
+    return math.ceil(length / MULTIPLE) * MULTIPLE
 
 
 def _stem(scene: OpenScene) -> str:
@@ -136,10 +164,7 @@ def _one(
     started_s = perf_counter()
     height, width = scene.shape
     db_min, db_max = float(preprocessing["db_min"]), float(preprocessing["db_max"])
-    sums = _Sums()
-    step = max(1, math.ceil(max(height, width) / _PREVIEW_PX))  # the picture is thinned, the result is not
-    original_rows: list[NDArray[np.float32]] = []
-    made_rows: list[NDArray[np.float32]] = []
+    seen = Summary(scene.shape, db_min, db_max)
 
     def apply(tile_chw: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.no_grad():
@@ -159,39 +184,29 @@ def _one(
         )  # fmt: skip
         for top, unit in tiles:
             db, _ = scene.window(top, 0, unit.shape[1], width)
-            valid = np.isfinite(db)
             made = (unit[0].clip(0, 1) * np.float32(db_max - db_min) + np.float32(db_min)).astype(np.float32)
-            made[~valid] = np.nan
-            clipped = (db < db_min) | (db > db_max)
-            difference = (made - np.clip(db, db_min, db_max))[valid] / (db_max - db_min)
-            sums.squared_error += float(np.square(difference, dtype=np.float64).sum())
-            sums.pixels += int(valid.sum())
-            sums.clipped += int((clipped & valid).sum())
-            sums.masked += int((~valid).sum())
-            first = -top % step
-            original_rows.append(db[first::step, ::step])
-            made_rows.append(made[first::step, ::step])
+            made[np.isnan(db)] = np.nan
+            seen.add(top, db, made)
             if progress:
                 progress(scene.name, top + unit.shape[1], height)
             yield from made
 
     with atomic_file(target) as partial:
         _write_tiff(partial, bands(), (height, width), scene)
-    if sums.pixels == 0:
-        target.unlink()
-        raise DataError(f"{scene.path} ({scene.name}) has no valid pixel, read as {scene.kind}")
-    mse = sums.squared_error / sums.pixels
-    psnr_db = -10 * math.log10(mse) if mse else math.inf
-    _draw(picture, scene.name, np.concatenate(original_rows), np.concatenate(made_rows), db_min, db_max, psnr_db)
+        if not seen.num_valid:  # before the result takes its place: an older one stays
+            raise DataError(f"{scene.path} ({scene.name}) has no valid pixel, read as {scene.kind}")
+    seen.draw(picture, scene.name)
     return SceneResult(
         path=target,
         picture=picture,
         width=width,
         height=height,
+        tile=side,
         seconds=perf_counter() - started_s,
-        psnr_db=psnr_db,
-        share_clipped=sums.clipped / sums.pixels,
-        masked=sums.masked,
+        psnr_db=seen.psnr_db,
+        rmse_db=seen.rmse_db,
+        share_clipped=seen.num_clipped / seen.num_valid,
+        masked=height * width - seen.num_valid,
         why=scene.why,
     )
 
@@ -214,22 +229,3 @@ def _write_tiff(path: Path, rows: Iterator[NDArray[np.float32]], shape: tuple[in
         software="mlkit",
         extratags=[*((*tag, True) for tag in tags), nodata],
     )
-
-
-def _draw(
-    path: Path,
-    name: str,
-    original_db: NDArray[np.float32],
-    made_db: NDArray[np.float32],
-    db_min: float,
-    db_max: float,
-    psnr_db: float,
-) -> None:
-    db = grayscale("backscatter (dB)", db_min, db_max)
-    error = heat("|difference| (dB)", 0.0, _ERROR_SHARE * (db_max - db_min))
-    panels = [
-        Panel("Original", apply_scale(original_db, db), "", db),
-        Panel("Reconstructed", apply_scale(made_db, db), f"PSNR {psnr_db:.2f} dB over all measured pixels", db),
-        Panel("|difference|", apply_scale(np.abs(made_db - original_db), error), "", error),
-    ]
-    write_png(path, comparison_grid([panels], heading=name))

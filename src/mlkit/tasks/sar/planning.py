@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlkit.data.store import Store
-from mlkit.errors import DataError, listing
+from mlkit.errors import DataError, counted, listing
 from mlkit.seeding import derive_seed, generator
 from mlkit.tasks.sar.blocks import PATCH, Rect, drop_masked, training_patches, validation_patches, validation_rects
 from mlkit.tasks.sar.settings import SarBuild
@@ -32,6 +32,7 @@ class PlannedScene:
     rects: list[Rect] = field(default_factory=list)  # validation areas
     train: NDArray[np.void] = field(default_factory=lambda: np.empty(0, PATCH))
     validation: NDArray[np.void] = field(default_factory=lambda: np.empty(0, PATCH))
+    num_dropped: int = 0  # patches with too many masked pixels
 
 
 def plan_splits(scenes: Sequence[PlannedScene], store: Store, options: SarBuild, say: Say) -> None:
@@ -50,13 +51,34 @@ def plan_splits(scenes: Sequence[PlannedScene], store: Store, options: SarBuild,
     _assign_whole(scenes, whole, store, options, say)
     for scene, db_hw in zip(scenes, store, strict=True):
         _drop_masked(scene, db_hw, options, say)
-    for split, tables in (("training", [s.train for s in scenes]), ("validation", [s.validation for s in scenes])):
-        if not any(len(table) for table in tables):
-            raise DataError(
-                f"no {split} patch of {options.patch} px is left in {len(scenes)} scenes; use a smaller --patch "
-                f"(scenes are divided from about {2 * options.patch + options.guard} px on), more scenes or "
-                "more --max-nodata"
-            )
+    for split, counts in (
+        ("training", [len(s.train) for s in scenes]),
+        ("validation", [len(s.validation) for s in scenes]),
+    ):
+        if not any(counts):
+            raise DataError(_nothing_left(split, scenes, store, options))
+
+
+def _nothing_left(split: str, scenes: Sequence[PlannedScene], store: Store, options: SarBuild) -> str:
+    shapes = [_shape(store, number) for number in range(len(scenes))]
+    height, width = max(shapes, key=min)
+    where = f"{counted(len(scenes), 'scene')}{', the largest' if len(scenes) > 1 else ''} of {width} x {height} px"
+    found = f"no {split} patch of {options.patch} px is left in {where}"
+    if dropped := sum(s.num_dropped for s in scenes):
+        share = f"more than {100 * options.max_nodata:g}% masked"
+        return f"{found}: {dropped} of both parts have {share}; use more --max-nodata, a smaller --patch or more scenes"
+    works = next((p for p in range((options.patch - 1) // 16 * 16, 0, -16) if _divides(shapes, p, options)), None)
+    return f"{found}; use --patch {works} or less, or add scenes" if works else f"{found}; add larger scenes"
+
+
+def _divides(shapes: Sequence[tuple[int, int]], patch: int, options: SarBuild) -> bool:
+    """Return whether patches of this size fit into both parts of some scene."""
+    smaller = options.model_copy(update={"patch": patch})
+    for shape in shapes:
+        rects = validation_rects(shape, smaller)
+        if len(validation_patches(0, rects, patch)) and len(training_patches(0, shape, rects, smaller)):
+            return True
+    return False
 
 
 def joined(tables: Sequence[NDArray[np.void]]) -> NDArray[np.void]:
@@ -111,8 +133,9 @@ def _drop_masked(scene: PlannedScene, db_hw: NDArray[np.float32], options: SarBu
     scene.train = drop_masked(scene.train, db_hw, options.patch, options.max_nodata)
     scene.validation = drop_masked(scene.validation, db_hw, options.patch, options.max_nodata)
     train, validation = before[0] - len(scene.train), before[1] - len(scene.validation)
-    if train or validation:
-        share = f"more than {options.max_nodata:.0%} masked"
+    scene.num_dropped = train + validation
+    if scene.num_dropped:
+        share = f"more than {100 * options.max_nodata:g}% masked"
         say(f"{scene.name}: {train} training and {validation} validation patches dropped with {share}")
 
 

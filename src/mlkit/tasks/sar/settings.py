@@ -49,7 +49,10 @@ class SarBuild(Settings):
     @model_validator(mode="after")
     def _rising(self) -> Self:
         if self.percentiles[0] >= self.percentiles[1]:
-            raise ValueError("percentiles must rise, such as 1 and 99")
+            low, high = self.percentiles
+            raise ValueError(
+                f"percentiles {low:g} and {high:g} do not rise; give a lower and a higher one, such as 1 and 99"
+            )
         return self
 
 

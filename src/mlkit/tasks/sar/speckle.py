@@ -11,12 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mlkit.imaging.resize import upscale
 from mlkit.seeding import generator
 
 LOOKS = 4.4  # equivalent number of looks of Sentinel-1 IW GRDH (CLS 2016)
 PSF_SIGMA_PX = 0.7  # correlation of the complex field between neighbours about 0.6, as oversampled products have
 SIGMA0_DB = (-24.0, 1.0)  # from calm water to buildings, 25 dB
-SIDE = (512, 768)  # a photograph is cropped to at most this
+# Smaller photographs are enlarged to this shorter side: large enough to be divided at the default patch, and radar
+# scenes are smoother than photographs at the scale of a pixel.
+SHORTER_SIDE = 768
 TARGETS_PER_MEGAPIXEL = 120.0
 TARGET_DB = (3.0, 20.0)  # peak over sigma0 = 1, ships and corner reflectors
 # Photographs inside scikit-image's wheel whose shorter side is at least 400 px.
@@ -96,7 +99,7 @@ def _regamma(values: NDArray[np.float64], looks: float, wanted: float) -> NDArra
 
 
 def embedded_scenes(seed: int) -> Iterator[SimulatedScene]:
-    """Yield a dozen scenes of 400 to 768 px that the installed packages already hold; nothing is downloaded."""
+    """Yield a dozen scenes of 768 to 1411 px that the installed packages already hold; nothing is downloaded."""
     for name in PHOTOGRAPHS:
         yield simulate(name, _luminance(name), seed)
 
@@ -137,13 +140,12 @@ def _targets(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.flo
 
 
 def _luminance(name: str) -> NDArray[np.float64]:
-    """Return a photograph of scikit-image's wheel as luminance in [0, 1], its centre at most 768 px square."""
+    """Return a photograph of scikit-image's wheel as luminance in [0, 1], its shorter side at least SHORTER_SIDE."""
     from skimage import color, data
     from skimage.util import img_as_float64
 
     image = img_as_float64(data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(data, name)())
     if image.ndim == 3:
         image = color.rgb2gray(image)
-    top, left = (max(0, (length - SIDE[1]) // 2) for length in image.shape)
-    centre: NDArray[np.float64] = image[top : top + SIDE[1], left : left + SIDE[1]]
-    return centre
+    factor = max(1.0, SHORTER_SIDE / min(image.shape))
+    return upscale(image[..., None].astype(np.float32), factor)[..., 0].astype(np.float64)

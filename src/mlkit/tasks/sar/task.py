@@ -36,6 +36,7 @@ class SarTask:
     """
 
     primary_metric: ClassVar[str] = "psnr"
+    signatures: ClassVar[Mapping[str, str]] = {}
     image_suffixes: ClassVar[tuple[str, ...]] = tuple(sorted(ACCEPTED))
 
     def __init__(self, settings: RunSettings) -> None:
