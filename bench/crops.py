@@ -4,7 +4,8 @@
 
 All ways run in one process and thread, in turns, over crops in random order. "mlkit slice" is a tensor from the
 memory-mapped scenes, "mlkit sample" is what training gets: scaled to [0, 1], shifted, flipped and turned. The files
-hold the same scenes in 8 bit: whole ones of 1024x1536 px, of which a crop is cut after decoding, and one file a crop.
+hold the same scenes in 8 bit: images of 1024x1536 px and patches of 512x512 px, of which a crop is cut after decoding,
+and one file a crop, which no random crop can come from: it is the least that decoding can cost.
 litdata gives the same float32 crops from a local folder, by random index and as its shuffled stream, where it is
 installed (it is no part of mlkit); "same augmentation" scales, flips and turns its crops as mlkit does. Everything is
 in the page cache.
@@ -29,8 +30,8 @@ from mlkit.tasks.sar.dataset import SarSource, build_dataset, to_unit
 from mlkit.tasks.sar.settings import SarBuild
 
 DECODE_GOAL, LITDATA_GOAL = 100.0, 1.0
-HEIGHT, WIDTH = 1024, 1536  # of a whole image file
-SLICE, SAMPLE = "mlkit slice", "mlkit sample"
+LARGE, PATCH = (1024, 1536), (512, 512)  # height and width of image files that hold more than one crop
+SLICE, SAMPLE, SMALL = "mlkit slice", "mlkit sample", "PNG of a crop"
 LITDATA, SHUFFLED, AUGMENTED = "litdata, random item", "litdata, shuffled", "litdata item, same augmentation"
 Ways = dict[str, Callable[[], object]]
 
@@ -101,9 +102,10 @@ def ways_to_read(data: DatasetManifest, folder: Path, options: argparse.Namespac
         Image.fromarray(eight_bit(crops[-1], source)).save(folder / f"{number}.png")
     num_whole = min(options.whole, len(store))
     for scene in range(num_whole):
-        whole = Image.fromarray(np.resize(eight_bit(store[scene], source), (HEIGHT, WIDTH)))
-        whole.save(folder / f"whole{scene}.png")
-        whole.save(folder / f"whole{scene}.jpg", quality=95)
+        for size in (LARGE, PATCH):
+            whole = Image.fromarray(repeated(eight_bit(store[scene], source), size))
+            whole.save(folder / f"{in_words(size)}-{scene}.png")
+            whole.save(folder / f"{in_words(size)}-{scene}.jpg", quality=95)
 
     def slices() -> None:
         for scene, y, x in places:
@@ -118,18 +120,37 @@ def ways_to_read(data: DatasetManifest, folder: Path, options: argparse.Namespac
             with Image.open(folder / f"{number}.png") as image:
                 torch.from_numpy(np.array(image))
 
-    def whole_of(suffix: str) -> Callable[[], None]:
+    def whole_of(size: tuple[int, int], suffix: str) -> Callable[[], None]:
         def decode() -> None:
             for scene in range(num_whole):
-                with Image.open(folder / f"whole{scene}.{suffix}") as image:
+                with Image.open(folder / f"{in_words(size)}-{scene}.{suffix}") as image:
                     torch.from_numpy(np.array(image)[100 : 100 + crop, 200 : 200 + crop].copy())
 
         return decode
 
-    size = f"{HEIGHT}x{WIDTH}"
-    decoding: Ways = {f"PNG of {size}": whole_of("png"), f"JPEG of {size}": whole_of("jpg"), "PNG of a crop": small}
-    ways = {SLICE: slices, SAMPLE: samples, **litdata_ways(folder / "litdata", crops, source), **decoding}
-    return ways, {name: num_whole if size in name else options.crops for name in ways}
+    whole_ways: Ways = {
+        f"{kind} of {in_words(size)}": whole_of(size, suffix)
+        for size in (LARGE, PATCH)
+        for kind, suffix in (("PNG", "png"), ("JPEG", "jpg"))
+    }
+    ways = {
+        SLICE: slices,
+        SAMPLE: samples,
+        **litdata_ways(folder / "litdata", crops, source),
+        **whole_ways,
+        SMALL: small,
+    }
+    return ways, {name: num_whole if name in whole_ways else options.crops for name in ways}
+
+
+def in_words(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def repeated(image_hw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return an image of that size: the given one, side by side where it is smaller."""
+    times = [-(-wanted // given) for wanted, given in zip(size, image_hw.shape, strict=True)]
+    return np.tile(image_hw, times)[: size[0], : size[1]]
 
 
 def eight_bit(db: np.ndarray, source: SarSource) -> np.ndarray:
@@ -169,12 +190,14 @@ def main() -> int:
 
 def judged(times: dict[str, list[float]]) -> list[Figure]:
     """Return the figures: how many times faster mlkit's ways are."""
-    whole = f"PNG of {HEIGHT}x{WIDTH}"
+    large, patch = (f"PNG of {in_words(size)}" for size in (LARGE, PATCH))
     figures = [
-        at_least(f"slice over decoding a {whole}", ratio(times[whole], times[SLICE]).value, DECODE_GOAL),
-        at_least(f"sample over decoding a {whole}", ratio(times[whole], times[SAMPLE]).value, DECODE_GOAL),
-        faster("slice over a PNG of a crop", times["PNG of a crop"], times[SLICE]),
-        faster("sample over a PNG of a crop", times["PNG of a crop"], times[SAMPLE]),
+        at_least(f"slice over decoding a {large}", ratio(times[large], times[SLICE]).value, DECODE_GOAL),
+        at_least(f"sample over decoding a {large}", ratio(times[large], times[SAMPLE]).value, DECODE_GOAL),
+        at_least(f"slice over decoding a {patch}", ratio(times[patch], times[SLICE]).value, DECODE_GOAL),
+        faster(f"sample over decoding a {patch}", times[patch], times[SAMPLE]),
+        faster(f"slice over a {SMALL}", times[SMALL], times[SLICE]),
+        faster(f"sample over a {SMALL}", times[SMALL], times[SAMPLE]),
     ]
     if LITDATA in times:
         best = min(LITDATA, SHUFFLED, key=lambda name: statistics.median(times[name]))

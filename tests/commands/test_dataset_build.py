@@ -160,17 +160,21 @@ def test_values_that_cannot_be_meant(mlkit: Mlkit, scene: Path, tmp_path: Path) 
     refuse_nothing_written(result, tmp_path, 4, sentence, NOTHING_TO_BUILD)
 
 
-def test_a_broken_file_is_named_and_skipped_only_when_asked(mlkit: Mlkit, scene: Path, tmp_path: Path) -> None:
+def test_a_broken_file_is_named_and_left_out_with_4_unless_that_is_accepted(
+    mlkit: Mlkit, scene: Path, tmp_path: Path
+) -> None:
     (scene / "bad.tif").write_bytes(b"II*\0garbage")
     result = built(mlkit, "--source", "in", "--out", "new", *SIZES)
     broken = "in/bad.tif is broken or truncated: it holds no image"
-    refuse_nothing_written(result, tmp_path, 4, broken, "1 image is broken; remove it or use --skip-broken")
+    told = "1 broken image left out of new; mend and build again, or accept it with --skip-broken"
+    assert (result.code, sentences_of(result)) == (4, [broken, told])
     assert "tifffile" not in result.err  # what libraries log of it is not the user's concern
-    skipped = built(mlkit, "--source", "in", "--out", "new", "--skip-broken", *SIZES)
+    skipped = built(mlkit, "--source", "in", "--out", "accepted", "--skip-broken", *SIZES)
     assert skipped.code == 0
     assert f"skipped: {broken}" in skipped.out.splitlines()
     (scene / "bad.tif").unlink()
     whole = built(mlkit, "--source", "in", "--out", "whole", *SIZES)
+    assert result.out.splitlines()[-2].split()[-1] == whole.out.splitlines()[-2].split()[-1]
     assert skipped.out.splitlines()[-2].split()[-1] == whole.out.splitlines()[-2].split()[-1]  # the sha256
 
 
@@ -180,7 +184,9 @@ def test_all_broken_files_are_named_at_once(mlkit: Mlkit, scene: Path, tmp_path:
     result = built(mlkit, "--source", "in", "--out", "new", *SIZES)
     assert result.code == 4
     assert [sentence.split()[0] for sentence in sentences_of(result)] == ["in/a.npy", "in/b.npy", "2"]
-    assert sentences_of(result)[2] == "2 images are broken; remove them or use --skip-broken"
+    assert sentences_of(result)[2] == (
+        "2 broken images left out of new; mend and build again, or accept it with --skip-broken"
+    )
 
 
 # ---- options --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Claims of tasks/sar/model.py: sizes, parameter counts, rate, what blocks compute, and how far an output pixel sees."""
+"""Claims of tasks/sar/model.py: sizes, parameter counts, rate, blocks, and how far an output pixel sees."""
 
 from __future__ import annotations
 

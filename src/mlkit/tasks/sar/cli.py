@@ -37,7 +37,7 @@ def dataset_build(
     ] = (1.0, 99.0),
     seed: Annotated[int, typer.Option(min=0, help="Chooses validation blocks and subset.")] = 0,
     skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="Build without the files that cannot be read.")
+        bool, typer.Option("--skip-broken", help="Exit with 0 although broken files were left out.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -58,7 +58,7 @@ def dataset_build(
 
     from pydantic import ValidationError
 
-    from mlkit.errors import MlkitError
+    from mlkit.errors import DataError, MlkitError, counted
     from mlkit.presets import explain
     from mlkit.tasks.sar.dataset import build_dataset
     from mlkit.tasks.sar.settings import SarBuild
@@ -83,7 +83,7 @@ def dataset_build(
     sources = [*(source or ()), *(more or ())]
     try:
         with _ended_by_signal():
-            report = build_dataset(sources or None, out, build=build, skip_broken=skip_broken, progress=counting)
+            report = build_dataset(sources or None, out, build=build, skip_broken=True, progress=counting)
     finally:
         counting.close()
     manifest = report.manifest
@@ -98,12 +98,18 @@ def dataset_build(
             "notes": report.lines,
         }
         typer.echo(json.dumps(result, indent=2))
-        return
-    for line in report.lines:
-        typer.echo(line)
-    label = f" ({manifest.label})" if manifest.label else ""
-    typer.echo(f"{out}{label}: sha256 {manifest.sha256[:12]}")
-    typer.echo(f"next: mlkit train --preset baseline_c16 --data {out}")
+    else:
+        for line in report.lines:
+            typer.echo(line)
+        label = f" ({manifest.label})" if manifest.label else ""
+        typer.echo(f"{out}{label}: sha256 {manifest.sha256[:12]}")
+        typer.echo(f"next: mlkit train --preset baseline_c16 --data {out}")
+    if report.broken and not skip_broken:  # built all the same, but a script must notice
+        raise DataError(
+            *report.broken,
+            f"{counted(len(report.broken), 'broken image')} left out of {out}; mend and build again, or accept it with "
+            f"--skip-broken",
+        )
 
 
 def _option_problems(sentences: list[str]) -> list[str]:
