@@ -34,3 +34,8 @@ def test_a_newer_settings_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings(path)
     assert str(caught.value) == f"settings file {path} has format version 2, this mlkit reads up to 1; update mlkit"
+
+
+def test_a_mistyped_word_from_elsewhere_is_understood_too() -> None:
+    with pytest.raises(SettingsError, match=r"unknown key 'train.lerning_rate' \(did you mean 'lr'\?\)"):
+        resolve_preset("sar_tiny", assignments=["train.lerning_rate=1e-3"])

@@ -73,11 +73,11 @@ class StoppedError(MlkitError):
 
 def did_you_mean(name: str, known: Iterable[str], aliases: dict[str, str] | None = None) -> str:
     """Return " (did you mean 'x'?)" for the nearest known name, or the empty string."""
-    candidates = list(known)
-    if aliases and name in aliases and aliases[name] in candidates:
-        return f" (did you mean '{aliases[name]}'?)"
-    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+    # What people call it elsewhere may be mistyped too.
+    meant = {name: name for name in known}
+    meant |= {alias: key for alias, key in (aliases or {}).items() if key in meant and alias not in meant}
+    near = difflib.get_close_matches(name, list(meant), n=1, cutoff=0.6)
+    return f" (did you mean '{meant[near[0]]}'?)" if near else ""
 
 
 def listing(names: Sequence[str], limit: int = 12) -> str:
