@@ -405,6 +405,7 @@ def test_a_pickle_that_runs_code_is_refused_though_its_hash_matches(tmp_path: Pa
     path = folder / "accelerator_state" / "optimizer.bin"
     path.write_bytes(buffer.getvalue())
     about = json.loads((folder / "checkpoint.json").read_text())
+    del about["sha256"]  # as whoever forges a checkpoint would
     about["files"]["accelerator_state/optimizer.bin"] = {"bytes": path.stat().st_size, "sha256": sha(path)}
     (folder / "checkpoint.json").write_text(json.dumps(about))
     made = open_checkpoint(folder)  # whole, as far as hashes tell
@@ -769,3 +770,12 @@ def test_stored_settings_of_format_1_are_valid_today() -> None:
     stored = validate(open_checkpoint(STORED).info["settings"])
     assert (stored.task, stored.preset, stored.train.lr, stored.train.steps) == ("sar", "sar_tiny", 2e-3, 40)
     assert [criterion.metric for criterion in stored.eval.criteria] == ["psnr", "enl_ratio", "nonfinite_steps"]
+
+
+def test_a_changed_setting_in_checkpoint_json_is_found(tmp_path: Path) -> None:
+    made = save(tmp_path / "ckpt-5")
+    about = made.folder / "checkpoint.json"
+    about.write_text(about.read_text().replace('"task": "toy"', '"task": "joy"'))
+    assert problems_of(lambda: open_checkpoint(made.folder)) == (
+        f"checkpoint {about} has changed since it was written (sha256)",
+    )

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlkit.errors import CheckpointError, DataError, MlkitError, NewerCheckpointError, NewerFormatError, listing
-from mlkit.files import atomic_folder, read_json, write_text
+from mlkit.files import atomic_folder, read_json, sha256_json, write_text
 from mlkit.task import SavesAdapter
 
 if TYPE_CHECKING:
@@ -144,7 +144,8 @@ def _write(
             put(_STATE, (json.dumps(training_state, indent=2, allow_nan=False) + "\n").encode())
         for name, text in (reports or {}).items():
             (partial / name).write_text(text, encoding="utf-8")
-        about = {"format_version": FORMAT_VERSION, **info, "files": meant}
+        about: dict[str, Any] = {"format_version": FORMAT_VERSION, **info, "files": meant}
+        about["sha256"] = sha256_json(about)  # of itself without this line, so that a changed setting is found
         (partial / "checkpoint.json").write_text(json.dumps(about, indent=2, allow_nan=False) + "\n")
 
 
@@ -168,6 +169,9 @@ def open_checkpoint(folder: Path, *, verify: bool = True) -> Checkpoint:
         raise CheckpointError(*error.problems) from error
     if not isinstance(info.get("step"), int) or not isinstance(info.get("files"), dict):
         raise CheckpointError(f"checkpoint {folder / 'checkpoint.json'} is damaged: it has no step or no list of files")
+    own = info.pop("sha256", None)
+    if own is not None and own != sha256_json(info):
+        raise CheckpointError(f"checkpoint {folder / 'checkpoint.json'} has changed since it was written (sha256)")
     checkpoint = Checkpoint(folder, info)
     if verify:
         problems = damages(checkpoint)

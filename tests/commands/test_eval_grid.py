@@ -263,7 +263,7 @@ def test_place_that_may_not_be_written_is_refused(
 def test_checkpoint_of_a_task_that_is_not_here_is_refused(
     mlkit: Mlkit, run: Path, tmp_path: Path, edit: Callable[..., None], refused: Refused
 ) -> None:
-    about = run / "ckpt-6" / "checkpoint.json"  # no hash covers it, so the change is consistent
+    about = run / "ckpt-6" / "checkpoint.json"
     edit(about, task="lens", settings={**json.loads(about.read_text())["settings"], "task": "lens"})
     told = "task 'lens' is not in this version of mlkit yet; this one has: sar"
     assert mlkit("eval", "grid", "first/ckpt-6", "--out", tmp_path / "a.png") == refused(
