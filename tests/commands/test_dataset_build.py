@@ -303,6 +303,8 @@ def stop(self, text, done, total):
     print("building", flush=True)
     time.sleep(60)
 display.Counting.__call__ = stop
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits it ignored
 from mlkit.__main__ import main
 sys.argv[0] = "mlkit"
 main()
