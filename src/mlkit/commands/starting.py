@@ -184,6 +184,8 @@ def _card(
 
 def _step_seconds(task: Task, data: DatasetManifest, accelerator: Accelerator) -> float:
     """Return about how long an update takes, from one or two real ones on a copy of the model."""
+    import torch
+
     from mlkit.training.guards import memory_named
     from mlkit.training.precision import Choice, Network
 
@@ -197,6 +199,8 @@ def _step_seconds(task: Task, data: DatasetManifest, accelerator: Accelerator) -
         for _ in range(2):
             started_s = perf_counter()
             task.loss(network, batch, step=0).total.backward()  # type: ignore[no-untyped-call]
+            if accelerator.device.type == "cuda":
+                torch.cuda.synchronize(accelerator.device)  # kernels are only queued until then
             times.append(perf_counter() - started_s)
             if times[-1] > 3:
                 break

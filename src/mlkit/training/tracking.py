@@ -159,5 +159,7 @@ class Trackers:
             )
 
     def finish(self) -> None:
+        """Close what is open; a second call does nothing."""
         for name, tracker in list(self._trackers.items()):
             self._guarded(name, tracker.finish)
+        self._trackers.clear()

@@ -88,6 +88,7 @@ def _train(run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | 
             values=settings.model_dump(mode="json"),
             say=run.progress.say,
         )
+        files.callback(trackers.finish)  # also on an error: a tracker's run must not be left open
     saved = resumed
     if saved and run.main and saved.folder.parent == run.folder:
         # A kill may have come between a checkpoint and what follows it.
@@ -132,8 +133,8 @@ def _train(run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | 
         scored = None
         if eval_due:
             scored = validation.score(run, state)  # every process: early stopping must be agreed
+            means = scored.means() if scored is not None else {}  # no older scores beside these weights
             if scored is not None:
-                means = scored.means()
                 validation.take_note(run, state, means)
                 if run.main:
                     assert rows and trackers
