@@ -194,13 +194,15 @@ class Adapter(nn.Module):
         self.base = nn.Linear(3, 3).requires_grad_(False)
         self.down, self.up = nn.Linear(3, 1, bias=False), nn.Linear(1, 3, bias=False)
 
-    def save_adapter(self, folder: Path) -> None:
+    def save_files(self, folder: Path) -> None:
         (folder / "adapter_config.json").write_text('{"r": 1}\n')
         save_file(
             {"down": self.down.weight.detach(), "up": self.up.weight.detach()}, folder / "adapter_model.safetensors"
         )
+        (folder / "base" / "card").mkdir(parents=True)
+        (folder / "base" / "card" / "README.md").write_text("what it was made from\n")
 
-    def load_adapter(self, folder: Path) -> None:
+    def load_files(self, folder: Path) -> None:
         tensors = load_file(folder / "adapter_model.safetensors")
         with torch.no_grad():
             self.down.weight.copy_(tensors["down"])
@@ -217,9 +219,11 @@ def test_an_adapter_is_saved_in_its_librarys_files_verified_and_loaded(tmp_path:
     load_weights(target, made, averaged=True)
     assert torch.equal(target.up.weight, source.up.weight * 2)
     change_byte(made.folder / "adapter_model.safetensors")
-    assert problems_of(lambda: open_checkpoint(made.folder))[0].startswith(
-        f"checkpoint {made.folder}: adapter_model.safetensors has changed: sha256 "
-    )
+    change_byte(made.folder / "base" / "card" / "README.md")
+    assert [text.partition(": sha256")[0] for text in problems_of(lambda: open_checkpoint(made.folder))] == [
+        f"checkpoint {made.folder}: adapter_model.safetensors has changed",
+        f"checkpoint {made.folder}: base/card/README.md has changed",
+    ]
 
 
 # ---- damages -------------------------------------------------------------------------------------------------

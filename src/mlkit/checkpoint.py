@@ -2,7 +2,7 @@
 
 ckpt-<step>/                step = completed optimizer updates
     checkpoint.json         what it is, with size and SHA-256 of every other file; written last
-    model.safetensors       all weights and buffers, or adapter_*.{json,safetensors} for an adapter
+    model.safetensors       all weights and buffers, or a model's own files: adapter_*.{json,safetensors}, base/
     ema.safetensors         where EMA is on
     training_state.json     } with these two it resumes in full;
     accelerator_state/      } without them, by weights only
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlkit.errors import CheckpointError, DataError, MlkitError, NewerCheckpointError, NewerFormatError, listing
 from mlkit.files import atomic_folder, read_json, sha256_json, write_text
-from mlkit.task import SavesAdapter
+from mlkit.task import SavesOwnFiles
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,7 +56,7 @@ class Checkpoint:
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
     """Return what a checkpoint holds of a model: all parameters and persistent buffers.
 
-    Frozen parameters too: they may come from another run. A model that can fetch them again is a `SavesAdapter`.
+    Frozen parameters too: they may come from another run. A model that can fetch them again is a `SavesOwnFiles`.
     """
     return {name: value.detach() for name, value in model.state_dict().items()}
 
@@ -127,11 +127,14 @@ def _write(
             own = {name: value.cpu().clone(memory_format=order) for name, value in tensors.items()}
             return bytes(to_safetensors(own))
 
-        if isinstance(model, SavesAdapter):
-            model.save_adapter(partial)
-            for path in sorted(partial.iterdir()):
+        if isinstance(model, SavesOwnFiles):
+            model.save_files(partial)
+            for path in sorted(path for path in partial.rglob("*") if path.is_file()):
                 content = path.read_bytes()
-                meant[path.name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+                meant[path.relative_to(partial).as_posix()] = {
+                    "bytes": len(content),
+                    "sha256": hashlib.sha256(content).hexdigest(),
+                }
         else:
             put("model.safetensors", packed(whole_state(model)))
         if ema:
@@ -180,6 +183,17 @@ def open_checkpoint(folder: Path, *, verify: bool = True) -> Checkpoint:
     return checkpoint
 
 
+def foreign_weights(folder: Path) -> Checkpoint | None:
+    """Return a folder of weights that mlkit did not write, such as a LoRA adapter, as a checkpoint at step 0.
+
+    None for any other folder: one with checkpoint.json is opened by `open_checkpoint`.
+    """
+    if (folder / "checkpoint.json").exists():
+        return None
+    holds = any((folder / name).is_file() for name in ("adapter_config.json", "model.safetensors"))
+    return Checkpoint(folder, {"step": 0, "files": {}}) if holds else None
+
+
 def damages(checkpoint: Checkpoint) -> list[str]:
     """Return what is wrong with a checkpoint's files, one sentence a file; empty when it is whole.
 
@@ -220,8 +234,8 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, *, averaged: bool) ->
     Raises:
         CheckpointError: for any name or shape that is missing, left over or different.
     """
-    if isinstance(model, SavesAdapter):
-        model.load_adapter(checkpoint.folder)
+    if isinstance(model, SavesOwnFiles):
+        model.load_files(checkpoint.folder)
     else:
         _copy_in(whole_state(model), read_tensors(checkpoint.folder / "model.safetensors"), checkpoint.folder)
     if averaged and "ema.safetensors" in checkpoint.info["files"]:

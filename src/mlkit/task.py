@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Batch = Mapping[str, "Tensor"]
 
-__all__ = ["Batch", "Loss", "Panel", "SavesAdapter", "Source", "Task", "training_source"]
+__all__ = ["Batch", "Loss", "Panel", "SavesOwnFiles", "Source", "Task", "training_source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,14 @@ class Loss:
 
 
 @runtime_checkable
-class SavesAdapter(Protocol):
-    """A model whose checkpoint is an adapter (LoRA) in its library's own files, not `model.safetensors`."""
+class SavesOwnFiles(Protocol):
+    """A model whose checkpoint is in its library's own files (an adapter, a diffusers folder), not `model.safetensors`."""
 
-    def save_adapter(self, folder: Path) -> None:
-        """Write adapter_config.json and adapter_model.safetensors."""
+    def save_files(self, folder: Path) -> None:
+        """Write them, such as adapter_config.json and adapter_model.safetensors; folders in it are welcome."""
         ...
 
-    def load_adapter(self, folder: Path) -> None:
+    def load_files(self, folder: Path) -> None:
         """Load them in place: the parameters stay the same objects. Raises CheckpointError on any mismatch."""
         ...
 

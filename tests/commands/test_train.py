@@ -173,6 +173,29 @@ def test_weights_of_another_run_are_where_a_new_one_starts(train: Mlkit, run: Pa
     assert about["lineage"] == {"parent": str(run / "ckpt-3"), "kind": "weights"}
 
 
+@pytest.mark.parametrize("option", ["--init-from", "--resume-from"])
+def test_weights_that_come_without_a_checkpoint_json_start_a_new_run(
+    option: str, train: Mlkit, mlkit: Mlkit, run: Path, runs: Path, tmp_path: Path, refused: Refused
+) -> None:
+    others = tmp_path / "others"
+    others.mkdir()
+    shutil.copyfile(run / "ckpt-3" / "model.safetensors", others / "model.safetensors")
+    said = train(option, others, "--name", "second", "--lr", 1e-12, "--max-steps", 1)
+    assert said.code == 0, said.err
+    told = f"{others} holds weights only: a new run from them, fresh optimizer, step 0"
+    assert (told in said.lines) == (option == "--resume-from")
+    old, new = (load_file(path / "model.safetensors") for path in (others, runs / "second" / "ckpt-1"))
+    learned = [name for name in old if "running" not in name and "num_batch" not in name]
+    assert all(torch.allclose(old[name], new[name], atol=1e-9) for name in learned)
+    about = json.loads((runs / "second" / "run.json").read_text())
+    assert about["lineage"] == {"parent": str(others), "kind": "weights"}
+    assert mlkit("resume", others) == refused(
+        3,
+        f"{others} holds weights without settings; say what they are for: "
+        f"mlkit train --preset PRESET --resume-from {others}",
+    )
+
+
 def test_grid_shows_the_images_that_were_asked_for(train: Mlkit, runs: Path, tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     np.save(tmp_path / "own" / "a.npy", np.full((40, 70), 0.5, np.float32))

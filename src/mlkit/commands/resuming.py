@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlkit.checkpoint import Checkpoint, checkpoint_folders, damages, newest_good, open_checkpoint, read_counters
+from mlkit.checkpoint import (
+    Checkpoint,
+    checkpoint_folders,
+    damages,
+    foreign_weights,
+    newest_good,
+    open_checkpoint,
+    read_counters,
+)
 from mlkit.commands.opened import dataset_of
 from mlkit.commands.session import (
     check_ids,
@@ -68,6 +76,11 @@ def resume_with(
     Raises:
         CheckpointError, SettingsError, DataError: each with what would work.
     """
+    if foreign_weights(path):
+        raise CheckpointError(
+            f"{path} holds weights without settings; say what they are for: "
+            f"mlkit train --preset PRESET --resume-from {path}"
+        )
     ref = resolve_run(str(path), Places().runs_dir)
     run, checkpoint = ref.folder, _checkpoint(ref.folder, ref.checkpoint)
     stored = _stored(checkpoint) if checkpoint else load_settings(run / "settings.toml")
@@ -229,7 +242,8 @@ def _parent(run: Path, checkpoint: Checkpoint | None) -> Checkpoint | None:
     """Return the weights that a run without a checkpoint was to start from: the same start again."""
     lineage = read_run_json(run)["lineage"]
     if checkpoint is None and lineage.get("kind") == "weights":
-        return open_checkpoint(Path(lineage["parent"]))
+        parent = Path(lineage["parent"])
+        return foreign_weights(parent) or open_checkpoint(parent)
     return None
 
 

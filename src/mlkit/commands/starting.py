@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from mlkit.checkpoint import Checkpoint, load_weights, open_checkpoint
+from mlkit.checkpoint import Checkpoint, foreign_weights, load_weights, open_checkpoint
 from mlkit.commands.display import duration, facts_text
 from mlkit.commands.opened import pick_device
 from mlkit.commands.session import (
@@ -62,7 +62,11 @@ def start(request: Request) -> None:
     settings = resolve_preset(
         request.preset, assignments=request.assignments, flags=request.flags, quick_test=request.quick_test
     ).settings
-    if request.resume_from is not None:
+    start_from = request.init_from
+    if request.resume_from is not None and not request.init_from and foreign_weights(request.resume_from):
+        start_from = request.resume_from
+        say(f"{start_from} holds weights only: a new run from them, fresh optimizer, step 0")
+    elif request.resume_from is not None:
         from mlkit.commands.resuming import resume_with
 
         for option, given in (("--init-from", request.init_from), ("--validate-only", request.validate_only)):
@@ -83,7 +87,7 @@ def start(request: Request) -> None:
     if (runs_dir / name).exists() and not request.validate_only:
         free = next_free_name(runs_dir, name)
         raise MlkitError(f"a run '{name}' exists in {runs_dir}; use --name {free}, or: mlkit resume {runs_dir / name}")
-    init_from = _weights(request.init_from, settings) if request.init_from else None
+    init_from = _weights(start_from, settings) if start_from else None
     check_named(settings)
 
     accelerator = open_accelerator(request.device)
@@ -137,9 +141,11 @@ def sample_batch(task: Task, data: DatasetManifest, accelerator: Accelerator, li
 
 
 def _weights(path: Path, settings: RunSettings) -> Checkpoint:
-    ref = resolve_run(str(path), Places().runs_dir)
-    checkpoint = open_checkpoint(ref.chosen_checkpoint())
-    if checkpoint.info["task"] != settings.task:
+    checkpoint = foreign_weights(path)
+    foreign = checkpoint is not None
+    if checkpoint is None:
+        checkpoint = open_checkpoint(resolve_run(str(path), Places().runs_dir).chosen_checkpoint())
+    if not foreign and checkpoint.info["task"] != settings.task:
         raise CheckpointError(
             f"--init-from {path} is of task '{checkpoint.info['task']}', this preset is of '{settings.task}'"
         )
