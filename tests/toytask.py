@@ -90,4 +90,7 @@ class ToyTask:
         def shown(value: Tensor) -> np.ndarray[Any, Any]:
             return np.asarray(value[index].clamp(0, 1).permute(1, 2, 0), dtype=np.float32)
 
-        return [Panel("Original", shown(batch["image"])), Panel("Made", shown(outputs["image"]))]
+        return [
+            Panel("Original", shown(batch["image"]), role="given"),
+            Panel("Made", shown(outputs["image"]), role="made"),
+        ]

@@ -88,7 +88,7 @@ class Task(Protocol):
         ...
 
     def panels(self, outputs: Mapping[str, Tensor], batch: Batch, index: int) -> Sequence[Panel]:
-        """Return the pictures of image `index` of the batch, left to right."""
+        """Return the pictures of image `index` of the batch, left to right; one is "made", one or more are "given"."""
         ...
 
 

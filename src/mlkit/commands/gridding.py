@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from mlkit.commands.opened import OpenedModel, dataset_of, evaluate_opened, open
 from mlkit.commands.session import say
 from mlkit.errors import CheckpointError
 from mlkit.evaluation.evaluate import grid_picture, indices_of_ids, spread_indices
-from mlkit.imaging.grids import Panel, comparison_grid, write_png
+from mlkit.imaging.grids import Panel, comparison_grid, of_role, write_png
 from mlkit.imaging.images import list_images
 from mlkit.runs.folders import checkpoints, resolve_run
 from mlkit.settings import Places
@@ -52,11 +53,14 @@ def draw_grid(request: GridRequest) -> None:
             opened = open_model(folder, device)
             source, indices, label = _source(request, opened)
             shown = evaluate_opened(opened, source, indices, panels_of=indices)
-            # A column an image, a row a checkpoint; what the images are stands in the first row.
+            # A column an image, a row a checkpoint; what the images are stands in the first rows.
+            titles = [source.sample_id(index) for index in indices]
             if place == 0:
-                rows.append([replace(shown.panels[index][0], title=source.sample_id(index)) for index in indices])
-                labels.append(shown.panels[indices[0]][0].title)
-            rows.append([replace(shown.panels[index][1], title=source.sample_id(index)) for index in indices])
+                given = zip(*(of_role(shown.panels[index], "given") for index in indices), strict=True)
+                for panels in given:
+                    rows.append(_titled(panels, titles))
+                    labels.append(panels[0].title)
+            rows.append(_titled([of_role(shown.panels[index], "made")[0] for index in indices], titles))
             labels.append(f"step {opened.checkpoint.step}")
         heading = f"{ref.folder.name}: every kept checkpoint" + (f"  ({label} data)" if label else "")
         write_png(out, comparison_grid(rows, heading=heading, labels=labels))
@@ -68,6 +72,10 @@ def draw_grid(request: GridRequest) -> None:
         heading = f"{ref.folder.name}  step {opened.checkpoint.step}" + (f"  ({label} data)" if label else "")
         write_png(out, grid_picture(shown, indices, heading))
     say(f"written: {out}")
+
+
+def _titled(panels: Sequence[Panel], titles: Sequence[str]) -> list[Panel]:
+    return [replace(panel, title=title) for panel, title in zip(panels, titles, strict=True)]
 
 
 def _source(request: GridRequest, opened: OpenedModel) -> tuple[Source, list[int], str]:

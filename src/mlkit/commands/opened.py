@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,9 +157,9 @@ def write_scores(folder: Path, data: Path | None = None) -> None:
 def render_side_by_side(
     checkpoints: Sequence[tuple[str, Path]], ids: Sequence[str], out: Path, data: Path | None = None
 ) -> None:
-    """Write one picture with a row an image: what the first panel shows once, then each model's own panels."""
+    """Write one picture with a row an image: what is given to every model once, then each model's own panels."""
     from mlkit.evaluation.evaluate import indices_of_ids
-    from mlkit.imaging.grids import Panel, comparison_grid, write_png
+    from mlkit.imaging.grids import Panel, comparison_grid, of_role, write_png
 
     rows: list[list[Panel]] = [[] for _ in ids]
     label = ""
@@ -171,9 +171,8 @@ def render_side_by_side(
         shown = evaluate_opened(opened, source, indices, panels_of=indices)
         label = manifest.label
         for row, index in zip(rows, indices, strict=True):
-            # The first panel is the reference, which all models share; the others carry the model's name.
-            first, *others = shown.panels[index]
-            row += [first] if place == 0 else []
-            row += [Panel(f"{name}\n{panel.title}", panel.image_hwc, panel.note, panel.scale) for panel in others]
+            row += of_role(shown.panels[index], "given") if place == 0 else []
+            others = [panel for panel in shown.panels[index] if panel.role != "given"]
+            row += [replace(panel, title=f"{name}\n{panel.title}") for panel in others]
     heading = " vs ".join(name for name, _ in checkpoints) + (f"  ({label} data)" if label else "")
     write_png(out, comparison_grid(rows, heading=heading, labels=list(ids)))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,12 @@ class Panel:
     image_hwc: Floats  # [H, W, 3] float32 in [0, 1], display-referred sRGB
     note: str = ""  # "31.2 dB"; several lines by "\n"
     scale: ColorScale | None = None  # what the colours mean; None for photographs
+    role: Literal["given", "made", "detail"] = "detail"  # of the sample, so equal for all models; the result; the rest
+
+
+def of_role(panels: Sequence[Panel], role: str) -> list[Panel]:
+    """Return the panels of one role, in order."""
+    return [panel for panel in panels if panel.role == role]
 
 
 def grayscale(label: str, vmin: float, vmax: float) -> ColorScale:

@@ -112,8 +112,8 @@ class SarTask:
         error = heat("|difference| (dB)", 0.0, _ERROR_SHARE * (high - low))
         difference = abs(made - original)
         return [
-            Panel("Original", apply_scale(original, db), f"{low:.1f} to {high:.1f} dB", db),
-            Panel("Reconstructed", apply_scale(made, db), note, db),
+            Panel("Original", apply_scale(original, db), f"{low:.1f} to {high:.1f} dB", db, role="given"),
+            Panel("Reconstructed", apply_scale(made, db), note, db, role="made"),
             Panel("|difference|", apply_scale(difference, error), f"RMSE {values['rmse_db']:.2f} dB", error),
         ]
 
