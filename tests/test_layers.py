@@ -30,12 +30,13 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 
 def unit_of(module: str) -> str:
-    """Return the layer member that a module belongs to; a task's cli.py is a command that lies in its folder."""
+    """Return the layer member that a module belongs to; a task's cli.py and *_options.py are commands in its folder."""
     parts = module.split(".")[1:]
     if not parts:
         return "errors"  # mlkit/__init__.py holds a version and imports nothing
     if parts[0] == "tasks" and len(parts) > 1:
-        return "commands" if parts[2:] == ["cli"] else f"tasks.{parts[1]}"
+        of_commands = parts[2:] == ["cli"] or parts[-1].endswith("_options")
+        return "commands" if of_commands else f"tasks.{parts[1]}"
     return parts[0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import time
@@ -22,6 +23,11 @@ def duration(seconds: float) -> str:
     if seconds >= 60:
         return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
     return f"{seconds:.1f} s"
+
+
+def scores_text(means: Mapping[str, float]) -> str:
+    """Return all scores in one line, without those that no image has (MS-SSIM of small crops)."""
+    return "  ".join(metric_text(key, value) for key, value in means.items() if math.isfinite(value))
 
 
 def metric_text(key: str, value: float) -> str:
@@ -74,7 +80,7 @@ class PlainProgress:
     def stage(self, text: str) -> None: ...
 
     def scores(self, step: int, means: Mapping[str, float], best: bool) -> None:
-        listed = "  ".join(metric_text(key, value) for key, value in means.items())
+        listed = scores_text(means)
         self.say(f"step {step}/{self._total}  validation: {listed}{'  (best)' if best else ''}")
 
     def say(self, text: str) -> None:
@@ -133,7 +139,7 @@ class LiveProgress:
             self._bar.update(self._task, description=text or "train")
 
     def scores(self, step: int, means: Mapping[str, float], best: bool) -> None:
-        listed = "  ".join(metric_text(key, value) for key, value in means.items())
+        listed = scores_text(means)
         self._bar.update(self._task, score=metric_text(self._primary, means[self._primary]))
         from rich.text import Text
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlkit.checkpoint import Checkpoint
-from mlkit.commands.display import duration, metric_text
+from mlkit.commands.display import duration, metric_text, scores_text
 from mlkit.data.manifest import DatasetManifest, open_manifest
 from mlkit.errors import DataError, MlkitError, StoppedError
 from mlkit.files import existing_parent, locked, remove_partials
@@ -305,7 +305,7 @@ def closing(folder: Path, task: Task, outcome: Outcome, as_json: bool) -> None:
     if outcome.stopped_early:
         lines["trained"] += f", stopped early: no better {task.settings.eval.early_stop_metric} for a while"
     if outcome.means:
-        lines["scores"] = "  ".join(metric_text(key, value) for key, value in outcome.means.items())
+        lines["scores"] = scores_text(outcome.means)
     if outcome.state.best is not None:
         lines["best"] = f"{metric_text(task.primary_metric, outcome.state.best)} at step {outcome.state.best_step}"
     if grid.exists():

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 
+Role = Literal["given", "made", "detail"]
+
 NUM_COLORS = 256
 NOT_A_NUMBER_RGB = (0.10, 0.62, 0.72)  # cyan: in neither scale, so that a NaN cannot pass for a value
 
@@ -35,10 +37,10 @@ class Panel:
     image_hwc: Floats  # [H, W, 3] float32 in [0, 1], display-referred sRGB
     note: str = ""  # "31.2 dB"; several lines by "\n"
     scale: ColorScale | None = None  # what the colours mean; None for photographs
-    role: Literal["given", "made", "detail"] = "detail"  # of the sample, so equal for all models; the result; the rest
+    role: Role = "detail"  # of the sample, so equal for all models; the result; the rest
 
 
-def of_role(panels: Sequence[Panel], role: str) -> list[Panel]:
+def of_role(panels: Sequence[Panel], role: Role) -> list[Panel]:
     """Return the panels of one role, in order."""
     return [panel for panel in panels if panel.role == role]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +10,7 @@ import typer
 
 from mlkit.commands import complete
 from mlkit.commands.display import Counting, duration
+from mlkit.commands.options import ended_by_signal, option_problems
 
 Kind = Literal["auto", "amplitude", "intensity", "slc", "db"]
 
@@ -78,11 +78,11 @@ def dataset_build(
     try:
         build = SarBuild.model_validate(values)
     except ValidationError as error:
-        raise MlkitError(*_option_problems(explain(error, SarBuild, {}))) from None
+        raise MlkitError(*option_problems(explain(error, SarBuild, {}))) from None
     counting = Counting("done")
     sources = [*(source or ()), *(more or ())]
     try:
-        with _ended_by_signal():
+        with ended_by_signal():
             report = build_dataset(sources or None, out, build=build, skip_broken=True, progress=counting)
     finally:
         counting.close()
@@ -110,31 +110,6 @@ def dataset_build(
             f"{counted(len(report.broken), 'broken image')} left out of {out}; mend and build again, or accept it with "
             f"--skip-broken",
         )
-
-
-def _option_problems(sentences: list[str]) -> list[str]:
-    """Return what is wrong with settings as said of options: "val_share = 2: ..." becomes "--val-share = 2: ..."."""
-    told = []
-    for sentence in sentences:
-        key, separator, rest = sentence.partition(" = ")
-        name = key.partition(".")[0].replace("_", "-")  # one of the two percentiles is told like both
-        told.append(f"--{name}{separator}{rest}" if separator else sentence.removeprefix("settings: "))
-    return told
-
-
-@contextmanager
-def _ended_by_signal() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does: by default a process dies without removing what it has begun."""
-    import signal
-
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def infer(
@@ -195,7 +170,7 @@ def infer(
     for path in found:
         counting = Counting("rows")
         try:
-            with _ended_by_signal():
+            with ended_by_signal():
                 results = infer_scenes(
                     opened.net,
                     opened.checkpoint.info["preprocessing"],
