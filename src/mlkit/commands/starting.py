@@ -36,6 +36,7 @@ from mlkit.tasks import load_task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch import nn
 
     from mlkit.training.schedule import Plan
 
@@ -162,10 +163,12 @@ def _card(
     settings = task.settings
     source = training_source(task, data)
     planned = plan(settings.train, len(source))
-    net = task.build_model()
+    with isolated_rng(derive_seed(settings.seed, "init")):
+        net = task.build_model()  # once for all that the card tells: a base of 24 GB takes a while
     parameters = sum(value.numel() for value in net.parameters())
     trained = sum(value.numel() for value in net.parameters() if value.requires_grad)
-    step_s = _step_seconds(task, data, accelerator)
+    disk = check_disk(folder, net, settings)
+    step_s = _step_seconds(task, net, data, accelerator)
     passes = planned.steps / planned.steps_per_epoch
     lines = {
         "task": f"{settings.task}  preset {settings.preset}, seed {settings.seed}",
@@ -178,7 +181,7 @@ def _card(
         "precision": settings.train.precision + (" channels-last" if settings.train.channels_last else ""),
         "length": f"{planned.steps:,} steps of {planned.samples_per_step} samples ({passes:.3g} epochs)"
         + (", the quick test's budget" if request.quick_test else ""),
-        "disk": check_disk(folder, net, settings),
+        "disk": disk,
         "time": f"about {duration(step_s * planned.steps)}, and evaluation",
     }
     if accelerator.device.type == "cpu" and not request.quick_test:
@@ -188,8 +191,8 @@ def _card(
     return lines, step_s
 
 
-def _step_seconds(task: Task, data: DatasetManifest, accelerator: Accelerator) -> float:
-    """Return about how long an update takes, from one or two real ones on a copy of the model."""
+def _step_seconds(task: Task, net: nn.Module, data: DatasetManifest, accelerator: Accelerator) -> float:
+    """Return about how long an update takes, from one or two real passes of `net`, which keeps their gradients."""
     import torch
 
     from mlkit.training.guards import memory_named
@@ -199,7 +202,7 @@ def _step_seconds(task: Task, data: DatasetManifest, accelerator: Accelerator) -
     batch = sample_batch(task, data, accelerator, limit=4 if accelerator.device.type == "cpu" else 10**9)
     count = len(batch["index"])
     with memory_named(), isolated_rng(derive_seed(task.settings.seed, "init")):
-        network = Network(task.build_model(), accelerator.device, Choice(train.precision, bool(train.channels_last)))  # type: ignore[arg-type]
+        network = Network(net, accelerator.device, Choice(train.precision, bool(train.channels_last)))  # type: ignore[arg-type]
         network.train()
         times = []
         for _ in range(2):
