@@ -98,6 +98,32 @@ def test_a_conv_net_is_the_same_tiled_and_untiled_borders_included(
     np.testing.assert_allclose(tiled, apply_of(network)(x), rtol=0, atol=1e-5)
 
 
+@settings(max_examples=60, deadline=None)
+@given(plans(), st.integers(1, 9))
+def test_several_tiles_at_once_give_the_same(plan: tuple[int, int, int, int, int, int], batch: int) -> None:
+    height, width, tile, overlap, blend, multiple = plan
+    x = image(2, height, width)
+    counts: list[int] = []
+
+    def apply(tiles_nchw: np.ndarray) -> np.ndarray:
+        counts.append(len(tiles_nchw))
+        return np.cumsum(np.sqrt(tiles_nchw), axis=3)  # so that a tile's place within the tiles matters
+
+    def apply_one(tile_chw: np.ndarray) -> np.ndarray:
+        return np.cumsum(np.sqrt(tile_chw), axis=2)
+
+    bands = tiled_rows(
+        apply, lambda top, bottom: x[:, top:bottom], height=height, width=width, channels_out=2, tile=tile,
+        overlap=overlap, blend=blend, multiple=multiple, batch=batch,
+    )  # fmt: skip
+    several = np.concatenate([band for _, band in bands], axis=1)
+    one = tiled_apply(apply_one, x, tile=tile, overlap=overlap, blend=blend, multiple=multiple)
+    np.testing.assert_array_equal(several, one)
+    columns = len(tile_starts(-(-width // multiple) * multiple, tile, overlap))
+    calls = -(-columns // batch)
+    assert max(counts) <= batch and max(counts) - min(counts) <= 1 and len(counts) % calls == 0
+
+
 def test_too_little_overlap_for_a_conv_net_is_seen() -> None:
     # so that the test above can fail: one pixel less of context, and a seam appears
     network = conv_net([2, 2])

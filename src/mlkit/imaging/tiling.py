@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Floats = NDArray[np.float32]
-Apply = Callable[[Floats], Floats]  # [C, h, w] -> [C', h, w]
+Apply = Callable[[Floats], Floats]  # [C, h, w] -> [C', h, w]; with `batch`, [N, C, h, w] -> [N, C', h, w]
 Read = Callable[[int, int], Floats]  # rows top to bottom (exclusive) of the image: [C, bottom - top, W]
 
 
@@ -37,6 +37,7 @@ def tiled_rows(
     overlap: int,
     blend: int,
     multiple: int,
+    batch: int | None = None,
 ) -> Iterator[tuple[int, Floats]]:
     """Yield (first row, [channels_out, rows, width]) from top to bottom, together the result for the whole image.
 
@@ -52,13 +53,17 @@ def tiled_rows(
         overlap: px shared by neighbours, a multiple of `multiple` below `tile`.
         blend: px of the crossfade, at most `overlap`; 0 is a hard seam.
         multiple: px; what the sides and positions of tiles must divide by.
+        batch: give `apply` up to so many tiles of a band at once, equal in size, along a first axis, and take as
+            many results; None: one tile at a time, without that axis.
 
     Raises:
         MlkitError: at once, naming every one of these numbers that does not fit.
     """
     _check(tile, overlap, blend, multiple)
     assert min(height, width, channels_out) >= 1, f"an image of {width} x {height} px to {channels_out} channels"
-    return _bands(apply, read, height, width, channels_out, tile, overlap, blend, multiple)
+    assert batch is None or batch >= 1, f"{batch} tiles at once"
+    several = apply if batch is not None else _one_by_one(apply)
+    return _bands(several, read, height, width, channels_out, tile, overlap, blend, multiple, batch or 1)
 
 
 def tiled_apply(
@@ -79,16 +84,9 @@ def tiled_apply(
         channels_out = result.shape[0]
         return result
 
+    several = _one_by_one(apply_and_count)
     bands = _bands(
-        apply_and_count,
-        lambda top, bottom: image_chw[:, top:bottom],
-        height,
-        width,
-        None,
-        tile,
-        overlap,
-        blend,
-        multiple,
+        several, lambda top, bottom: image_chw[:, top:bottom], height, width, None, tile, overlap, blend, multiple, 1
     )
     first_row, band = next(bands)
     assert channels_out is not None
@@ -229,6 +227,7 @@ def _bands(
     overlap: int,
     blend: int,
     multiple: int,
+    batch: int,
 ) -> Iterator[tuple[int, Floats]]:
     padded_height, padded_width = (-(-side // multiple) * multiple for side in (height, width))
     columns = tile_weights(padded_width, tile, overlap, blend)
@@ -237,7 +236,7 @@ def _bands(
     pending: Floats | None = None  # sums for the rows from `done` to the end of the last band of tiles
     for index, (start, weights) in enumerate(rows):
         band = _read_padded(read, start, start + len(weights), height, padded_width)
-        strip = _blend_columns(apply, band, columns, channels_out)
+        strip = _blend_columns(apply, band, columns, channels_out, batch)
         fresh = np.zeros((strip.shape[0], start + len(weights) - done, padded_width), dtype=np.float32)
         if pending is not None:
             fresh[:, : pending.shape[1]] = pending
@@ -256,17 +255,27 @@ def _bands(
         done = finished
 
 
-def _blend_columns(apply: Apply, band: Floats, columns: list[tuple[int, Floats]], channels_out: int | None) -> Floats:
-    """Return `apply` over one band of tiles, [C', tile, padded width]."""
+def _one_by_one(apply: Apply) -> Apply:
+    """Return `apply` of one tile as one of several."""
+    return lambda tiles_nchw: np.stack([apply(tile_chw) for tile_chw in tiles_nchw])
+
+
+def _blend_columns(
+    apply: Apply, band: Floats, columns: list[tuple[int, Floats]], channels_out: int | None, batch: int
+) -> Floats:
+    """Return `apply` over one band of tiles, [C', tile, padded width]; it gets [N, C, tile, tile], N up to `batch`."""
     strip: Floats | None = None
-    for start, weights in columns:
-        tile_chw = np.ascontiguousarray(band[:, :, start : start + len(weights)])
-        result = apply(tile_chw)
-        expected = (channels_out or result.shape[0], *tile_chw.shape[1:])
-        assert result.shape == expected, f"a tile {tile_chw.shape} became {result.shape}, not {expected}"
+    calls = -(-len(columns) // batch)
+    for call in range(calls):  # as even as can be: 9 tiles, 8 at once, are 4 and 5
+        group = columns[len(columns) * call // calls : len(columns) * (call + 1) // calls]
+        tiles_nchw = np.stack([band[:, :, start : start + len(weights)] for start, weights in group])
+        results = apply(tiles_nchw)
+        expected = (len(group), channels_out or results.shape[1], *tiles_nchw.shape[2:])
+        assert results.shape == expected, f"tiles {tiles_nchw.shape} became {results.shape}, not {expected}"
         if strip is None:
-            strip = np.zeros((result.shape[0], *band.shape[1:]), dtype=np.float32)
-        strip[:, :, start : start + len(weights)] += result * weights
+            strip = np.zeros((results.shape[1], *band.shape[1:]), dtype=np.float32)
+        for (start, weights), result in zip(group, results, strict=True):
+            strip[:, :, start : start + len(weights)] += result * weights
     assert strip is not None
     return strip
 
