@@ -1,7 +1,7 @@
 """Every score mlkit knows, with unit, direction and protocol; importing this never imports torch.
 
-How a score is computed stands in `metrics/image.py` and `metrics/sar.py`. A signature names everything that moves the
-number; scores are ranked against each other only where their signatures are equal.
+How a score is computed stands in `metrics/image.py`, `metrics/photo.py` and `metrics/sar.py`. A signature names
+everything that moves the number; scores are ranked against each other only where their signatures are equal.
 """
 
 from __future__ import annotations
@@ -81,6 +81,35 @@ METRICS: dict[str, Metric] = _table(
             better="higher",
             signature="ms_ssim|gray|gauss11s1.5|crop5|5scales|mean-of-images|v1",
             summary="Multi-scale structural similarity (Wang et al. 2003), five scales; needs 176 px or more a side.",
+            decimals=4,
+        ),
+        Metric(
+            key="psnr_y",
+            name="PSNR-Y",
+            unit="dB",
+            better="higher",
+            signature="psnr_y|luma-bt601-of-8bit|crop4|clip01|mean-of-images|v1",
+            summary="PSNR of the luma as papers on super-resolution have it: 8-bit colours, MATLAB's rgb2ycbcr, a "
+            "border of 4 px left out.",
+            decimals=2,
+        ),
+        Metric(
+            key="ssim_y",
+            name="SSIM-Y",
+            unit="",
+            better="higher",
+            signature="ssim_y|luma-bt601-of-8bit|gauss11s1.5|crop4+5|mean-of-images|v1",
+            summary="SSIM of the same luma, a border of 4 px left out before.",
+            decimals=4,
+        ),
+        Metric(
+            key="gms",
+            name="Gradient similarity",
+            unit="",
+            better="higher",
+            signature="gms|luma-full-range|half|prewitt|c170|valid|mean-of-images|v1",
+            summary="Gradient magnitude similarity (Xue et al. 2014), mean over the halved luma: falls where edges are "
+            "softer, sharper or elsewhere, whatever the brightness.",
             decimals=4,
         ),
         Metric(
