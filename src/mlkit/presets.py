@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from mlkit.errors import MlkitError, SettingsError, did_you_mean, listing
 from mlkit.evaluation.criteria import NONFINITE_STEPS
@@ -47,6 +48,8 @@ _PLAINER = {
     "model_type": "input should be a table",
     "tuple_type": "input should be a list",
     "bool_type": "input should be true or false",
+    "model_attributes_type": "input should be a table",
+    "union_tag_not_found": "'kind' is missing, which tells what keys there are",
 }
 
 
@@ -199,13 +202,12 @@ def explain(error: ValidationError, model: type[BaseModel], origins: Mapping[str
     sentences: dict[str, str] = {}
     for problem in error.errors():
         unknown = problem["type"] == "extra_forbidden"
-        path = _settings_path(model, problem["loc"], last_is_unknown=unknown)
+        path, known_keys = _settings_path(model, problem["loc"], last_is_unknown=unknown)
         key = ".".join(path)
         where = _origin(origins, key)
         message = problem["msg"].removeprefix("Value error, ")
         message = _PLAINER.get(problem["type"], message[0].lower() + message[1:])
         if unknown:
-            known_keys = _fields_at(model, path[:-1])
             section = ".".join(path[:-1]) or "the top level"
             of_files = ("extends", "quick_test") if len(path) == 1 and ".toml" in where else ()
             sentences[key] = (
@@ -222,15 +224,45 @@ def explain(error: ValidationError, model: type[BaseModel], origins: Mapping[str
     return list(sentences.values())
 
 
-def _settings_path(model: type[BaseModel], loc: Sequence[str | int], *, last_is_unknown: bool) -> list[str]:
-    """Return where a problem is, without the names of types that pydantic adds for the members of a union."""
+def _settings_path(
+    model: type[BaseModel], loc: Sequence[str | int], *, last_is_unknown: bool
+) -> tuple[list[str], list[str]]:
+    """Return where a problem is, and the keys of the table around it.
+
+    Left out of the path is what pydantic adds for the members of a union: the name of a type, or the value of the key
+    that tells the tables of a union apart.
+    """
     path: list[str] = []
+    tables: list[type[BaseModel]] = [model]  # the tables that this place may hold
+    known: list[str] = []
     for number, part in enumerate(loc):
-        unknown = isinstance(part, str) and part not in _fields_at(model, path)
-        if unknown and not (last_is_unknown and number == len(loc) - 1):
+        if isinstance(part, int):
+            path.append(str(part))
+            continue
+        known = [key for table in tables[:1] for key in table.model_fields]
+        if part in known:
+            path.append(part)
+            tables = _tables_of(tables[0].model_fields[part])
+            continue
+        chosen = [table for table in tables if part in _kinds(table)]
+        if chosen and len(tables) > 1:
+            tables = chosen
+        elif last_is_unknown and number == len(loc) - 1:
+            path.append(part)
+        else:
             break
-        path.append(str(part))
-    return path
+    return path, known
+
+
+def _tables_of(field: FieldInfo) -> list[type[BaseModel]]:
+    """Return the tables that a key may hold, also in a list; none for a plain value."""
+    hints = [field.annotation, *get_args(field.annotation)]
+    return [hint for hint in hints if isinstance(hint, type) and issubclass(hint, BaseModel)]
+
+
+def _kinds(table: type[BaseModel]) -> list[str]:
+    """Return the words that tell this table apart from others of a union: the only value of a key such as `kind`."""
+    return [str(word) for field in table.model_fields.values() for word in get_args(field.annotation)[:1]]
 
 
 def _origin(origins: Mapping[str, str], key: str) -> str:
@@ -358,18 +390,3 @@ def _merge_dicts(into: dict[str, Any], values: Mapping[str, Any]) -> None:
 def _nest(key: str, value: Any) -> dict[str, Any]:
     head, _, rest = key.partition(".")
     return {head: _nest(rest, value)} if rest else {head: value}
-
-
-def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
-    """Return the keys that the settings class knows at a place; list indices in the path are passed over."""
-    current: type[BaseModel] = model
-    for part in path:
-        if part.isdigit():
-            continue
-        annotation = current.model_fields[part].annotation
-        inner = [annotation, *get_args(annotation)]
-        models = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if not models:
-            return []
-        current = models[0]
-    return list(current.model_fields)

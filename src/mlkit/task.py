@@ -37,7 +37,7 @@ class Loss:
 
 @runtime_checkable
 class SavesOwnFiles(Protocol):
-    """A model whose checkpoint is in its library's own files (an adapter, a diffusers folder), not `model.safetensors`."""
+    """A model that is saved in its library's own files (an adapter, a diffusers folder), not `model.safetensors`."""
 
     def save_files(self, folder: Path) -> None:
         """Write them, such as adapter_config.json and adapter_model.safetensors; folders in it are welcome."""
