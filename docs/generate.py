@@ -10,7 +10,9 @@ written by hand. Nothing here imports torch.
 from __future__ import annotations
 
 import ast
+import csv
 import json
+import math
 import re
 import sys
 import types
@@ -25,6 +27,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from mlkit.cli import app
+from mlkit.errors import SettingsError
 from mlkit.metrics import METRICS, metric_table_markdown
 from mlkit.presets import list_presets, resolve_preset
 from mlkit.report.tables import MISSING, format_count, format_value
@@ -43,6 +46,11 @@ def pages() -> dict[Path, str]:
     sar = DOCS / "tasks" / "sar.md"
     blocks = {"sar comparison": comparison_block(DOCS / "experiments" / "sar"), "sar presets": presets_block("sar")}
     made[sar] = filled(sar, blocks)
+    sr = DOCS / "tasks" / "sr.md"
+    blocks = {"sr presets": presets_block("sr"), "sr results": sr_results_block(), "sr memory": sr_memory_block()}
+    made[sr] = filled(sr, blocks)
+    card = ROOT / "src" / "mlkit" / "tasks" / "sr" / "embedded" / "README.md"
+    made[card] = filled(card, {"sr card": sr_scores_table(("bicubic", "base SR", "LoRA SR"))})
     return made
 
 
@@ -274,20 +282,31 @@ def settings_page() -> str:
         model = settings_class(task)
         lines += ["", f"## Task `{task}`", "", *_fields(model, skip_sections=True)]
         for name, field in model.model_fields.items():
-            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-                about = " ".join((field.annotation.__doc__ or "").split())
-                lines += ["", f"### `[{name}]`", "", about, "", *_fields(field.annotation, prefix=f"{name}.")]
+            for section in _sections(field):
+                about = " ".join((section.__doc__ or "").split())
+                title = f"### `[{name}]`"
+                if field.discriminator:
+                    key = str(field.discriminator)
+                    (kind,) = typing.get_args(section.model_fields[key].annotation)
+                    title += f' with `{key} = "{kind}"`'
+                lines += ["", title, "", about, "", *_fields(section, prefix=f"{name}.")]
     return "\n".join(lines) + "\n"
 
 
 def _fields(model: type[BaseModel], *, prefix: str = "", skip_sections: bool = False) -> list[str]:
     rows = []
     for name, field in model.model_fields.items():
-        if skip_sections and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        if skip_sections and _sections(field):
             continue
         meaning = " ".join((field.description or "").split())
         rows.append((f"`{prefix}{name}`", type_words(field.annotation, field.metadata), _field_default(field), meaning))
     return table(("key", "value", "default", "meaning"), rows)
+
+
+def _sections(field: FieldInfo) -> list[type[BaseModel]]:
+    """Return the tables that a key may hold: one, or several of which one key tells the kind; none for a value."""
+    hints = typing.get_args(field.annotation) if field.discriminator else (field.annotation,)
+    return [hint for hint in hints if isinstance(hint, type) and issubclass(hint, BaseModel)]
 
 
 def _field_default(field: FieldInfo) -> str:
@@ -308,13 +327,16 @@ def presets_block(task: str) -> str:
         if path.parent.name != task:
             continue
         settings = resolve_preset(name).settings
-        quick = resolve_preset(name, quick_test=True).settings.train
+        try:
+            quick = resolve_preset(name, quick_test=True).settings.train
+            short = f"{quick.steps} of batch {quick.batch_size}"
+        except SettingsError:  # one for large machines has no quick test
+            short = MISSING
         train = settings.train
         length = f"{train.steps:,} steps" if train.steps is not None else f"{train.epochs:g} epochs"
         head = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
         purpose = head.removeprefix("Purpose:").strip()
-        shorter = f"{quick.steps} of batch {quick.batch_size}"
-        rows.append((f"`{name}`", purpose.rstrip("."), f"{length} of batch {train.batch_size}", shorter))
+        rows.append((f"`{name}`", purpose.rstrip("."), f"{length} of batch {train.batch_size}", short))
     return "\n".join(table(("preset", "purpose", "length", "steps of `--quick-test`"), rows))
 
 
@@ -402,6 +424,66 @@ def comparison_block(folder: Path) -> str:
     if found["notes"]:
         lines += ["", *(f"- {note}" for note in found["notes"])]
     return "\n".join(lines)
+
+
+def sr_memory_block() -> str:
+    """Return what a training step takes on the real bases, each figure with how it is known."""
+    from mlkit.tasks.sr.memory import MARKS, SUSTAINED_FLOPS, costs
+
+    columns = list(costs())
+    quantities = {
+        "parameters": ("parameters of the transformer", lambda value: f"{value / 1e9:.2f} billion"),
+        "adapted_layers": ("layers with an adapter", str),
+        "adapter_parameters": ("parameters of the adapter", lambda value: f"{value / 1e6:.1f} million"),
+        "tokens": ("tokens, image and prompt", lambda value: f"{value:,}"),
+        "weights_gb": ("frozen weights", lambda value: f"{value:.1f} GB"),
+        "adapter_gb": ("adapter with gradients and AdamW", lambda value: f"{value:.2f} GB"),
+        "activations_gb": ("activations of one sample, with checkpointing", lambda value: f"{value:.1f} GB"),
+        "total_gb": ("sum", lambda value: f"{value:.1f} GB"),
+        "step_pflop": ("arithmetic of a step", lambda value: f"{value:.2f} PFLOP"),
+        "step_s": (f"a step at {SUSTAINED_FLOPS / 1e12:.0f} TFLOP/s", lambda value: f"{value:.2f} s"),
+    }
+    heads = [f"{column.base.rpartition('/')[2]} {column.size_px} px" for column in columns]
+    rows = [
+        (name, *(words(getattr(column, key)) for column in columns), MARKS[key])
+        for key, (name, words) in quantities.items()
+    ]
+    about = f"rank {columns[0].rank} on the layers `{columns[0].targets}`"
+    note = f"Adapters of {about}, batch 1. Nothing here was run on a GPU."
+    return "\n".join([*table(("a training step", *heads, "known by"), rows), "", note])
+
+
+SR_SETS = {"set5": "Set5", "set14": "Set14", "cbsd68": "CBSD68"}
+
+
+def sr_results_block() -> str:
+    """Return the scores of bench/sr.py in both protocols, and what it judged and timed."""
+    found = json.loads((ROOT / "bench" / "results" / "sr.json").read_text(encoding="utf-8"))
+    rest = {name: one for name, one in found["figures"].items() if not re.search(r", (set\w+|cbsd68), PSNR-Y$", name)}
+    judged = {name: one for name, one in found["figures"].items() if " over " in name} | rest
+    return sr_scores_table() + "\n\n" + "\n".join(_figures({**found, "figures": judged}))
+
+
+def sr_scores_table(ways: Sequence[str] = ()) -> str:
+    """Return mean PSNR and SSIM of each way on each set, luma with a border left out and RGB, from sr.csv.
+
+    An image that comes back exactly has no PSNR and is left out of that mean.
+    """
+    with (ROOT / "bench" / "results" / "sr.csv").open(encoding="utf-8", newline="") as handle:
+        scores = list(csv.DictReader(handle))
+    rows = []
+    for way in ways or dict.fromkeys(row["way"] for row in scores):
+        for of, title in SR_SETS.items():
+            some = [row for row in scores if (row["way"], row["set"]) == (way, of)]
+            if not some:
+                continue
+            means = []
+            for key in ("psnr_y", "ssim_y", "psnr", "ssim", "ms_ssim", "gms"):
+                values = [value for row in some if math.isfinite(value := float(row[key]))]
+                means.append(format_value(key, sum(values) / len(values)))
+            rows.append((way, title, *means))
+    head = ("x4", "set", "PSNR-Y", "SSIM-Y", "PSNR RGB", "SSIM RGB", "MS-SSIM", "gradient similarity")
+    return "\n".join(table(head, rows))
 
 
 def _gain(better: Mapping[str, Any]) -> str:

@@ -8,13 +8,20 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 EXTRA_PRESETS = {"sr": "ftd_tiny"}
+PRELOADED = (
+    *("mlkit.training.trainer", "accelerate", "mlkit.presets"),
+    "torch._dynamo",  # every optimizer imports it, in more than a second
+    *("mlkit.tasks.sr.model", "mlkit.tasks.sr.dataset", "peft"),
+    *("diffusers.models.transformers.transformer_flux", "diffusers.models.autoencoders.autoencoder_kl"),
+)
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,7 @@ class Job:
     task: str
     data: Path
     changes: Mapping[str, Any] = field(default_factory=dict)  # dotted settings keys
+    preset: str = ""  # in place of the task's own tiny one, and without what makes that small
     breakage: str = ""  # "step seeds": train as if no update were seeded
 
 
@@ -32,7 +40,8 @@ def settings_of(job: Job) -> Any:
     from mlkit.presets import override, resolve_preset
     from mlkit.settings import RunSettings, TrainSettings
 
-    fixed = {"train.precision": "fp32", "train.channels_last": False, **job.changes}
+    small = {} if job.preset else small_of(job.task, job.data)
+    fixed = {"train.precision": "fp32", "train.channels_last": False, **small, **job.changes}
     if job.task == "toy":
         settings = RunSettings(task="toy", train=TrainSettings(steps=1))
         nested = settings.model_dump()
@@ -40,8 +49,38 @@ def settings_of(job: Job) -> Any:
             section, _, name = key.partition(".")
             nested[section][name] = value
         return RunSettings.model_validate(nested)
-    preset = resolve_preset(EXTRA_PRESETS.get(job.task, f"{job.task}_tiny"), quick_test=True).settings
+    preset = resolve_preset(job.preset or preset_of(job.task), quick_test=True).settings
     return override(preset, assignments=(), flags=fixed)
+
+
+def preset_of(task: str) -> str:
+    """Return the name of a task's tiny preset."""
+    return EXTRA_PRESETS.get(task, f"{task}_tiny")
+
+
+def small_of(task: str, data: Path) -> dict[str, Any]:
+    """Return what makes a task's tiny preset smaller, and no easier to resume, for the dataset of `build_sample`."""
+    if task != "sr":
+        return {}
+    adapter = {"model.rank": 4, "model.alpha": 4.0, "model.dropout": 0.1}
+    return {**adapter, "model.base": str(_base_beside(data)), "data.crop": 32, "eval.max_samples": 4}
+
+
+def build_sample(task: str, out: Path) -> None:
+    """Build a task's embedded dataset; pairs are few, and of a small base that is written beside them."""
+    if task == "sr":
+        from mlkit.tasks.sr.dataset import build_dataset
+        from mlkit.tasks.sr.settings import SrBuild
+        from srbase import save_small_base
+
+        base = str(save_small_base(_base_beside(out)))
+        build_dataset(None, out, build=SrBuild(base=base, size=64, count=16, steps=2, val_share=0.25))
+    else:
+        task_of(Job(task, out.parent, {"train.steps": 1})).build_dataset(None, out)
+
+
+def _base_beside(data: Path) -> Path:
+    return data.with_name(f"{data.name}-base")
 
 
 def task_of(job: Job) -> Any:
@@ -116,8 +155,7 @@ def _die_at(number: int) -> None:
 
 def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
-    # torch._dynamo: every optimizer imports it, in more than a second.
-    context.set_forkserver_preload(["mlkit.training.trainer", "accelerate", "mlkit.presets", "torch._dynamo"])
+    context.set_forkserver_preload(list(PRELOADED))
     return context
 
 
@@ -145,18 +183,50 @@ def run(job: Job, folder: Path, *, die_at: int = 0, kill_at_row: int | None = No
     return bool(process.exitcode == 0)
 
 
-def run_with_kills(job: Job, folder: Path, *, seed: int, rows: int, kills: int) -> int:
-    """Kill and resume at random moments, `kills` times or until the training ends; returns how many kills hit.
+def start_command(arguments: Sequence[str], environment: Mapping[str, str], said: Path) -> Any:
+    """Start `mlkit` with these arguments from the fork server, a session of its own; stderr goes to the file `said`.
+
+    What `python -m mlkit` is, without the seconds that a task's imports take.
+    """
+    process = _context().Process(target=_command, args=(list(arguments), dict(environment), said))
+    process.start()
+    return process
+
+
+def _command(arguments: list[str], environment: dict[str, str], said: Path) -> None:
+    import torch
+
+    from mlkit.__main__ import main
+
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    with said.open("wb") as file, Path(os.devnull).open("wb") as nowhere:
+        os.dup2(file.fileno(), 2)
+        os.dup2(nowhere.fileno(), 1)
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)
+    sys.argv = ["mlkit", *arguments]
+    main()
+
+
+def run_with_kills(job: Job, folder: Path, *, seed: int, rows: int, kills: int) -> tuple[int, int]:
+    """Kill and resume at random moments, `kills` times or until the training ends.
 
     Moments follow the training's own progress: a clock would come too late or too early on a busy machine.
+
+    Returns:
+        how many kills hit, and how many of them left a checkpoint to resume.
     """
     moments = random.Random(seed)
+    left = 0
     for hit in range(kills):
-        row = moments.randint(0, min(rows, _rows(folder) + 4))
+        row = moments.randint(0, min(rows, _rows(folder) + max(4, rows // kills)))
         if run(job, folder, kill_at_row=row, later_s=moments.uniform(0.0, 0.05)):
-            return hit
+            return hit, left
+        left += any(folder.glob("ckpt-*"))
     assert run(job, folder)
-    return kills
+    return kills, left
 
 
 def _rows(folder: Path) -> int:
@@ -183,8 +253,10 @@ def fingerprint(folder: Path) -> dict[str, str]:
             for key, value in sorted(values.items()):
                 digest.update(f"{number} {key}".encode() + torch.as_tensor(value).numpy().tobytes())
         found[f"{path.name}/optimizer"] = digest.hexdigest()
-        for file in path.glob("*.safetensors"):
-            found[f"{path.name}/{file.name}"] = _sha(file.read_bytes())
+        weights = list(path.rglob("*.safetensors"))
+        assert weights, f"{path} holds no weights that this knows of"
+        for file in weights:
+            found[str(file.relative_to(folder))] = _sha(file.read_bytes())
         found[f"{path.name}/eval.json"] = _sha((path / "eval.json").read_bytes())
     for name in ("best", "last"):
         found[name] = (folder / name).read_text()

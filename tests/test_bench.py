@@ -19,11 +19,13 @@ BENCH = ROOT / "bench"
 RATIOS = {
     "startup": (r"mlkit --help over the stub: [\d.]+ x", r"mlkit train --help +\d+ ms +\d+ ms +[\d.]+ \("),
     "step": (r"step over a bare one, 32 px, fp32: [\d.]+ x", r"32 px, fp32 .* [\d.]+ \([\d.]+ to [\d.]+\)$"),
+    "ftd_step": (r"FTD step over a bare one: [\d.]+ x", r"ftd_tiny +[\d.]+ ms +[\d.]+ ms +[\d.]+ \("),
     "precision": (r"bf16 channels-last over fp32: [\d.]+ x", r"PSNR lost by it: [\d.e-]+ dB", r"the CPU names: \w+"),
     "crops": (r"slice over decoding a PNG of 1024x1536: [\d.]+ x", r"sample over a PNG of a crop: [\d.]+ x"),
     "ssim": (r"time over scikit-image's: [\d.]+ x", r"difference of the values: [\d.e-]+"),
     "order": (r"first batch of 1,000,000 samples: [\d.]+ ms", r"start of train, .* over .*: [\d.]+ x"),
     "checkpoint_cost": (r"share of training time, one every 500 steps: [\d.e-]+", r"saving +[\d.]+ s +[\d.]+%"),
+    "sr": (r"bicubic, sample, PSNR-Y: [\d.]+ dB", r"bicubic +[\d.]+ +0\.\d+ +[\d.]+", r"bicubic, time: [\d.]+ s/MP"),
     "demo": (r"the demo, after the installation: [\d.]+ min",),
 }
 WITH_DATA = ("step", "precision", "crops", "checkpoint_cost")

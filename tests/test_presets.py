@@ -119,6 +119,7 @@ def typos(word: str) -> list[str]:
 
 
 WITHOUT_RANGE = ("extends", "quick_test", "preset")
+FREE_TEXT = ("base", "vae", "targets")  # a path, a hub id, a regex: told when the model is built
 
 
 def wrong_values(value: Any) -> list[Any]:
@@ -136,6 +137,8 @@ def out_of_range(place: Place, value: Any) -> list[Any]:
     """Return values of the right type that no preset can mean."""
     if isinstance(value, bool) or not isinstance(value, int | float | str) or place[0] in WITHOUT_RANGE[:1]:
         return []
+    if place[-1] in FREE_TEXT:
+        return []
     if place[-1] in ("min", "max"):  # a bound of a score may be any finite number
         return [float("inf"), float("nan")]
     return ["no_such_thing"] if isinstance(value, str) else [-1, float("nan")]
@@ -147,7 +150,7 @@ def mutations(name: str) -> Iterator[tuple[str, Place, Any, dict[str, Any]]]:
         word = str(place[-1])
         for typo in typos(word):
             yield "typo", place, typo, replaced(values, place, key=typo)
-        for wrong in wrong_values(value):
+        for wrong in wrong_values(value)[: 2 if word == "targets" else None]:  # a list of names is right there
             yield "type", place, wrong, replaced(values, place, value=wrong)
         for wrong in out_of_range(place, value):
             yield "range", place, wrong, replaced(values, place, value=wrong)
@@ -169,7 +172,7 @@ def test_at_least_95_percent_of_mutations_are_named_with_file_and_key(name: str,
         elif kind == "typo" and not any(f"(did you mean '{place[-1]}'?)" in sentence for sentence in told):
             misled.append(mutation)
     total = sum(counts.values())
-    assert counts["typo"] > 10 and counts["type"] > 10 and counts["range"] > 2
+    assert counts["typo"] > 10 and counts["type"] > 5 and counts["range"] > 2
     assert not silent
     assert len(unnamed) <= 0.05 * total, unnamed
     assert len(misled) <= 0.05 * counts["typo"], misled

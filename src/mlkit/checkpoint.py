@@ -130,6 +130,7 @@ def _write(
         if isinstance(model, SavesOwnFiles):
             model.save_files(partial)
             for path in sorted(path for path in partial.rglob("*") if path.is_file()):
+                path.chmod(partial.stat().st_mode & 0o666)  # safetensors lets nobody but the owner read its files
                 content = path.read_bytes()
                 meant[path.relative_to(partial).as_posix()] = {
                     "bytes": len(content),

@@ -123,6 +123,12 @@ def mlkit(runs: Path) -> Mlkit:
     return call
 
 
+@pytest.fixture(scope="session")
+def program() -> Mlkit:
+    """Return `mlkit` for what several tests share; the folders that it is to use must be set."""
+    return call
+
+
 @pytest.fixture
 def train(runs: Path, dataset: Path) -> Mlkit:
     """Return `mlkit train` of 6 updates of a small network on the small dataset; further options win."""

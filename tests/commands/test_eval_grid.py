@@ -265,7 +265,7 @@ def test_checkpoint_of_a_task_that_is_not_here_is_refused(
 ) -> None:
     about = run / "ckpt-6" / "checkpoint.json"
     edit(about, task="lens", settings={**json.loads(about.read_text())["settings"], "task": "lens"})
-    told = "task 'lens' is not in this version of mlkit yet; this one has: sar"
+    told = "task 'lens' is not in this version of mlkit yet; this one has: sar, sr"
     assert mlkit("eval", "grid", "first/ckpt-6", "--out", tmp_path / "a.png") == refused(
         3, f"checkpoint {run / 'ckpt-6'} cannot be used: {told}"
     )

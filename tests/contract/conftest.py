@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlkit.tasks import available_tasks
-from running import Job, task_of
+from running import build_sample
 
 TASKS = ("toy", *available_tasks())
 
@@ -19,5 +19,5 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folders = {}
     for name in TASKS:
         folders[name] = root / name
-        task_of(Job(name, root, {"train.steps": 1})).build_dataset(None, root / name)
+        build_sample(name, root / name)
     return folders
