@@ -18,13 +18,13 @@ from PIL import Image
 from skimage import data
 
 from mlkit.data.manifest import verify_manifest
+from mlkit.data.photos import Item, Photo, choose_validation, grid
 from mlkit.data.store import Store
 from mlkit.errors import DataError, MlkitError, NonFiniteError
 from mlkit.tasks.sr.bases import open_base
 from mlkit.tasks.sr.dataset import BuildReport, build_dataset
 from mlkit.tasks.sr.degrade import apply_record
-from mlkit.tasks.sr.photos import Item, Photo
-from mlkit.tasks.sr.planning import choose_validation, grid, places, split_counts
+from mlkit.tasks.sr.planning import places, split_counts
 from mlkit.tasks.sr.settings import SrBuild
 from srbase import RATE, LinearBase, save_small_base
 

@@ -1,7 +1,7 @@
 """Builds datasets for super-resolution: pairs for distillation, or photographs alone to train a base on.
 
-Pairs are described in pairs.py, photographs in photos.py. Validation is held out by photograph; where a base makes the
-images by itself, by number. Validation pairs come first, so that 000000 is always one of them.
+Pairs are described in pairs.py, photographs in mlkit.data.photos. Validation is held out by photograph; where a base
+makes the images by itself, by number. Validation pairs come first, so that 000000 is always one of them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlkit.data import photos as photographs
 from mlkit.data.building import dataset_folder
 from mlkit.data.manifest import DatasetManifest, open_manifest, write_manifest
+from mlkit.data.photos import (
+    PHOTOGRAPHS,
+    Levels,
+    Photo,
+    PhotoStore,
+    Progress,
+    choose_validation,
+    find_photos,
+    others_in,
+)
 from mlkit.data.store import Store, index_path, values_path
 from mlkit.errors import DataError, MlkitError, counted, listing
-from mlkit.tasks.sr import photos as photographs
-from mlkit.tasks.sr.photos import PHOTOGRAPHS, Levels, Photo, PhotoStore, Progress, find_photos, others_in
-from mlkit.tasks.sr.planning import PAIRS_FROM_BASE, Place, choose_validation, places, split_counts
+from mlkit.tasks.sr.planning import PAIRS_FROM_BASE, Place, places, split_counts
 from mlkit.tasks.sr.settings import EMBEDDED, SrBuild
 
 if TYPE_CHECKING:

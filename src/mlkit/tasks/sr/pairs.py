@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from mlkit.data.photos import Levels, Progress
 from mlkit.data.store import StoreWriter
 from mlkit.errors import MemoryShortError, NonFiniteError
 from mlkit.imaging.resize import upscale
 from mlkit.seeding import generator
 from mlkit.tasks.sr.degrade import Floats, Record, degrade
 from mlkit.tasks.sr.flow import integrate
-from mlkit.tasks.sr.photos import Levels, Progress
 from mlkit.tasks.sr.settings import SrBuild
 from mlkit.tasks.sr.source import ENLARGED, IMAGES, TRIPLES, pair_id
 

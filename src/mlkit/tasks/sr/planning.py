@@ -1,4 +1,4 @@
-"""Which photographs validate, and where pairs are cut from them."""
+"""Where pairs are cut from photographs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlkit.errors import DataError, MlkitError
+from mlkit.data.photos import Item, Photo, grid
+from mlkit.errors import MlkitError
 from mlkit.seeding import generator
-from mlkit.tasks.sr.photos import Item, Photo
 
 PAIRS_FROM_BASE = 2400  # as many as FluxSR was trained on (Li et al. 2025)
 
@@ -24,24 +24,6 @@ class Place:
     x: int
 
 
-def choose_validation(photos: Sequence[Photo], share: float, seed: int) -> None:
-    """Set the split of each photograph: a share of them, at least one, validates as a whole.
-
-    Raises:
-        DataError: when there are fewer than two.
-    """
-    if len(photos) < 2:
-        raise DataError(
-            f"only {photos[0].name} is left, and validation needs a photograph of its own; give two or more"
-            if photos
-            else "no photograph is left; give two or more"
-        )
-    number = min(len(photos) - 1, max(1, round(share * len(photos))))
-    chosen = set(generator(seed, "validation").permutation(len(photos))[:number].tolist())
-    for place, photo in enumerate(photos):
-        photo.split = "validation" if place in chosen else "train"
-
-
 def split_counts(count: int, share: float) -> tuple[int, int]:
     """Return how many of `count` pairs train and validate, at least one each.
 
@@ -52,12 +34,6 @@ def split_counts(count: int, share: float) -> tuple[int, int]:
         raise MlkitError(f"count {count} leaves no pair for validation; make 2 or more")
     validation = min(count - 1, max(1, round(share * count)))
     return count - validation, validation
-
-
-def grid(height: int, width: int, size: int) -> list[tuple[int, int]]:
-    """Return (y, x) of the squares of `size` px that fit side by side, centred."""
-    top, left = height % size // 2, width % size // 2
-    return [(y, x) for y in range(top, height - size + 1, size) for x in range(left, width - size + 1, size)]
 
 
 def places(photos: Sequence[Photo], size: int, wanted: int | None, seed: int) -> list[Place]:

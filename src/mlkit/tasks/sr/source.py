@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlkit.data.manifest import DatasetManifest
+from mlkit.data.photos import PHOTOGRAPHS, Item, grid
 from mlkit.data.store import Store
 from mlkit.errors import DataError, SettingsError
 from mlkit.imaging.images import read_image
 from mlkit.tasks.sr.images import ImagesSource
-from mlkit.tasks.sr.photos import PHOTOGRAPHS, Item
-from mlkit.tasks.sr.planning import grid
 from mlkit.tasks.sr.settings import EMBEDDED, LoraModel, SrSettings
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Photographs as 8-bit pixels in one mapped file, each at its reductions: what pairs are cut from.
+"""Photographs as 8-bit pixels in one mapped file, each at its reductions, split whole into training and validation.
 
 photographs.npy photographs.index.npy     uint8 sRGB [H, W, 3], photograph by photograph, reduction by reduction
 """
@@ -17,6 +17,7 @@ from mlkit.data.store import StoreWriter
 from mlkit.errors import DataError, counted, listing
 from mlkit.files import sha256_file
 from mlkit.imaging.images import IMAGE_SUFFIXES, list_images, read_image
+from mlkit.seeding import generator
 
 PHOTOGRAPHS = "photographs"
 SAMPLE = (  # colour photographs of scikit-image's wheel; nothing is downloaded
@@ -187,6 +188,30 @@ class PhotoStore:
             number += 1
             free = f"{name}-{number}"
         return free
+
+
+def choose_validation(photos: Sequence[Photo], share: float, seed: int) -> None:
+    """Set the split of each photograph: a share of them, at least one, validates as a whole.
+
+    Raises:
+        DataError: when there are fewer than two.
+    """
+    if len(photos) < 2:
+        raise DataError(
+            f"only {photos[0].name} is left, and validation needs a photograph of its own; give two or more"
+            if photos
+            else "no photograph is left; give two or more"
+        )
+    number = min(len(photos) - 1, max(1, round(share * len(photos))))
+    chosen = set(generator(seed, "validation").permutation(len(photos))[:number].tolist())
+    for place, photo in enumerate(photos):
+        photo.split = "validation" if place in chosen else "train"
+
+
+def grid(height: int, width: int, size: int) -> list[tuple[int, int]]:
+    """Return (y, x) of the squares of `size` px that fit side by side, centred."""
+    top, left = height % size // 2, width % size // 2
+    return [(y, x) for y in range(top, height - size + 1, size) for x in range(left, width - size + 1, size)]
 
 
 def refuse_broken(stored: Stored, num_files: int, skip_broken: bool, say: Say) -> None:
