@@ -15,6 +15,7 @@ symmetries of the square map the pattern to a moved copy of itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from mlkit.errors import DataError
 
 Phase = tuple[int, int]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 R, G, B = 0, 1, 2
 PERIOD = 6
@@ -82,7 +84,7 @@ def phase_of(pattern: NDArray[np.uint8] | Sequence[Sequence[int]]) -> Phase:
     )
 
 
-def transformed(array: NDArray[np.float32], symmetry: int) -> NDArray[np.float32]:
+def transformed(array: NDArray[Scalar], symmetry: int) -> NDArray[Scalar]:
     """Return a mosaic [H, W] or an image [H, W, C] mirrored and turned by one of the eight symmetries of the square."""
     mirrored = array[:, ::-1] if symmetry & 4 else array
     return np.rot90(mirrored, symmetry & 3)
@@ -90,12 +92,6 @@ def transformed(array: NDArray[np.float32], symmetry: int) -> NDArray[np.float32
 
 def transformed_phase(phase: Phase, height: int, width: int, symmetry: int) -> Phase:
     """Return the phase of a mosaic [height, width] after `transformed`: it need not be cropped to keep its pattern."""
-    sites = transformed(colors(height + PERIOD, width + PERIOD, phase), symmetry)  # type: ignore[arg-type]
-    # What was added at the right and bottom may now lie at the top and left: cut it off again.
-    markers = np.zeros((height + PERIOD, width + PERIOD), np.float32)
-    markers[:height, :width] = 1.0
-    rows, columns = np.nonzero(transformed(markers, symmetry))
-    top, left = int(rows.min()), int(columns.min())
-    if height < PERIOD or width < PERIOD:
-        raise DataError(f"a mosaic of {width} x {height} px is smaller than the pattern of {PERIOD} x {PERIOD}")
-    return phase_of(sites[top : top + PERIOD, left : left + PERIOD])
+    # The mosaic's colours, framed by a period of what lies around it, so that a whole corner is there to be matched.
+    sites = colors(height + 2 * PERIOD, width + 2 * PERIOD, phase)
+    return phase_of(transformed(sites, symmetry)[PERIOD : 2 * PERIOD, PERIOD : 2 * PERIOD])
