@@ -27,6 +27,7 @@ SAMPLE = (  # colour photographs of scikit-image's wheel; nothing is downloaded
 Levels = NDArray[np.uint8]
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
+Read = Callable[[Path], "NDArray[np.float32] | None"]
 log = logging.getLogger(__name__)
 
 
@@ -60,8 +61,12 @@ class Stored:
     broken: list[str] = field(default_factory=list)
 
 
-def find_photos(sources: Sequence[Path]) -> list[Path]:
+def find_photos(sources: Sequence[Path], suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
     """Return the images that files and folders name, each once, sorted.
+
+    Args:
+        sources: files, whatever their suffix, and folders.
+        suffixes: of the files that count in folders.
 
     Raises:
         DataError: one sentence for each source that is missing or a folder without images.
@@ -71,7 +76,7 @@ def find_photos(sources: Sequence[Path]) -> list[Path]:
     for source in sources:
         if source.is_dir():
             try:
-                found.update(list_images(source))
+                found.update(list_images(source, suffixes))
             except DataError as error:
                 problems += error.problems
         elif source.exists():
@@ -83,9 +88,9 @@ def find_photos(sources: Sequence[Path]) -> list[Path]:
     return sorted(found)
 
 
-def others_in(folder: Path) -> list[str]:
+def others_in(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[str]:
     """Return the names of a folder's files that are no images, sorted; hidden ones and those in hidden folders not."""
-    names = (path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES)
+    names = (path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() not in suffixes)
     return sorted(
         path.name for path in names if not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
@@ -99,13 +104,17 @@ class PhotoStore:
         reductions: whole factors by which a side is divided, by means of areas.
         smallest: px; what is smaller at a reduction is left out of it.
         say: told what was decided.
+        read: returns a file's pixels in [0, 1], or None where the caller keeps them elsewhere.
     """
 
-    def __init__(self, folder: Path, reductions: Sequence[int], smallest: int, say: Say) -> None:
+    def __init__(
+        self, folder: Path, reductions: Sequence[int], smallest: int, say: Say, read: Read = read_image
+    ) -> None:
         self._folder = folder
         self._reductions = sorted(set(reductions))
         self._smallest = smallest
         self._say = say
+        self._read = read
         self._largest = (0, 0)  # of those that are too small
         self.stored = Stored()
 
@@ -129,16 +138,17 @@ class PhotoStore:
             for done, (path, digest) in enumerate(files):
                 progress("photographs", done, len(files))
                 try:
-                    levels = _levels(read_image(path))
+                    pixels = self._read(path)
                 except DataError as error:
                     self.stored.broken += error.problems
                     continue
-                self._add(path.stem, digest, levels, writer)
+                if pixels is not None:
+                    self._add(path.stem, digest, _levels(pixels), writer)
             progress("photographs", len(files), len(files))
         return self._finished()
 
     def _finished(self) -> Stored:
-        if not self.stored.photos and not self.stored.broken:
+        if not self.stored.photos and not self.stored.broken and any(self._largest):
             largest = f"the largest of {self._largest[1]} x {self._largest[0]} px"
             raise DataError(
                 f"all photographs are smaller than {self._smallest} px, {largest}; use a smaller --size or --reduce 1"

@@ -21,9 +21,18 @@ def srgb_profile() -> bytes:
     """Return an sRGB profile, the same bytes every time."""
     import imagecodecs
 
-    profile = bytearray(imagecodecs.cms_profile("srgb"))
-    profile[24:36] = bytes.fromhex("07d0 0001 0001 0000 0000 0000")  # made when asked for; say 2000-01-01
-    return bytes(profile)
+    return _undated(imagecodecs.cms_profile("srgb"))
+
+
+@cache
+def linear_profile() -> bytes:
+    """Return a profile of linear light with sRGB's primaries, the same bytes every time."""
+    import imagecodecs
+
+    x_y_luminance = [0.64, 0.33, 1.0, 0.30, 0.60, 1.0, 0.15, 0.06, 1.0]
+    profile = imagecodecs.cms_profile("rgb", whitepoint=[0.3127, 0.3290, 1.0], primaries=x_y_luminance, gamma=1.0)
+    name, own_name = ("RGB built-in".encode("utf-16-be"), "sRGB, linear".encode("utf-16-be"))
+    return _undated(profile.replace(name, own_name))
 
 
 def to_srgb(values_hwc: NDArray[Any], icc: bytes) -> NDArray[Any]:
@@ -60,6 +69,13 @@ def to_srgb(values_hwc: NDArray[Any], icc: bytes) -> NDArray[Any]:
             raise ValueError(f"the profile cannot be used: {error}") from error
         result[top : top + _BAND_ROWS] = np.clip(turned, 0.0, 1.0) if result.dtype.kind == "f" else turned
     return result
+
+
+def _undated(profile: bytes) -> bytes:
+    """Return a profile that was made when asked for as made on 2000-01-01."""
+    dated = bytearray(profile)
+    dated[24:36] = bytes.fromhex("07d0 0001 0001 0000 0000 0000")
+    return bytes(dated)
 
 
 def plain_rgb(cmyk_hwc: NDArray[Any]) -> NDArray[Any]:

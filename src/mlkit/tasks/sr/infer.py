@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from mlkit.errors import MemoryShortError, MlkitError
+from mlkit.errors import MlkitError
+from mlkit.imaging import shrinking
 from mlkit.imaging.alpha import unweighted_by_alpha, weighted_by_alpha
 from mlkit.imaging.tiling import tiled_rows
 from mlkit.tasks.sr.colors import fixed_colors
@@ -239,33 +239,25 @@ def with_memory(
     attempt: Callable[[Plan], T], restorer: Restorer, enlarged: Enlarged, plan: Plan, say: Say | None = None
 ) -> tuple[T, Plan]:
     """Return what `attempt` makes under the first plan that fits into memory, and that plan; see `restore`."""
-    while True:
-        try:
-            return attempt(plan), plan
-        except (RuntimeError, MemoryError) as error:  # torch's own error is a RuntimeError
-            if not _is_out_of_memory(error):
-                raise
-        # Outside of the handler, which holds the frames and so the tensors.
-        if restorer.device.type == "cuda":
-            torch.cuda.empty_cache()
-        smaller = plan.smaller(restorer.multiple, max(enlarged.height, enlarged.width))
-        if smaller is None:
-            raise MemoryShortError(
-                f"out of memory with single tiles of {plan.tile} px, for a result of {enlarged.width} x "
-                f"{enlarged.height} px; free some memory, or ask for fewer values of --sr-scale or a smaller --scale"
-            )
+    longest = max(enlarged.height, enlarged.width)
+
+    def told(plan: Plan, smaller: Plan) -> None:
         if say:
             say(
                 f"out of memory with {plan.batch} tiles of {plan.tile} px at once, trying {smaller.batch} of "
                 f"{smaller.tile} px"
             )
-        plan = smaller
 
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # On a CPU torch raises a plain RuntimeError: "DefaultCPUAllocator: can't allocate memory".
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or ("allocate" in text and "memory" in text)
+    return shrinking.with_memory(
+        attempt,
+        plan,
+        lambda plan: plan.smaller(restorer.multiple, longest),
+        on_retry=told,
+        when_short=lambda plan: (
+            f"out of memory with single tiles of {plan.tile} px, for a result of {enlarged.width} x "
+            f"{enlarged.height} px; free some memory, or ask for fewer values of --sr-scale or a smaller --scale"
+        ),
+    )
 
 
 def _up(length: int, multiple: int) -> int:

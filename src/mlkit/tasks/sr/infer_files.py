@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlkit.errors import NonFiniteError
+from mlkit.imaging.detail import busiest
 from mlkit.imaging.grids import Panel, comparison_grid, write_png
 from mlkit.imaging.images import Image, open_image
 from mlkit.imaging.writing import writing
@@ -22,7 +23,6 @@ from mlkit.tasks.sr.restorer import Restorer
 Floats = NDArray[np.float32]
 
 _DETAIL_PX = 96  # of the result, shown beside the whole image
-_BLOCK_PX = 32
 _THUMBNAIL_PX = 400
 
 
@@ -155,7 +155,7 @@ def _written(
 def _draw(path: Path, heading: str, titles: Sequence[str], images: Sequence[Floats], change: Floats) -> None:
     """Write images side by side, and below them the square in which `change` is largest, enlarged."""
     height, width = change.shape[:2]
-    top, left = _busiest(change)
+    top, left = busiest(change, _DETAIL_PX)
     bottom, right = min(height, top + _DETAIL_PX), min(width, left + _DETAIL_PX)
     rows = [[Panel(title, image) for title, image in zip(titles, images, strict=True)]]
     if (bottom - top, right - left) != (height, width):
@@ -167,17 +167,3 @@ def _draw(path: Path, heading: str, titles: Sequence[str], images: Sequence[Floa
             details.append(image[rows_seen, columns_seen])
         rows.append([Panel(title, image) for title, image in zip(titles, details, strict=True)])
     write_png(path, comparison_grid(rows, heading=heading))
-
-
-def _busiest(change: Floats) -> tuple[int, int]:
-    """Return top and left of the square with the largest change, within the image and in steps of a block."""
-    height, width = change.shape[:2]
-    side = _DETAIL_PX // _BLOCK_PX
-    rows, columns = height // _BLOCK_PX, width // _BLOCK_PX
-    if rows < side or columns < side:
-        return 0, 0
-    size = np.abs(change[: rows * _BLOCK_PX, : columns * _BLOCK_PX]).mean(axis=2)
-    blocks = size.reshape(rows, _BLOCK_PX, columns, _BLOCK_PX).mean(axis=(1, 3))
-    squares = np.lib.stride_tricks.sliding_window_view(blocks, (side, side)).sum(axis=(2, 3))
-    row, column = np.unravel_index(int(squares.argmax()), squares.shape)
-    return int(row) * _BLOCK_PX, int(column) * _BLOCK_PX

@@ -9,8 +9,8 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Literal
 
-from mlkit.errors import DataError, MlkitError, listing
-from mlkit.imaging.inputs import inputs
+from mlkit.errors import MlkitError
+from mlkit.imaging.jobs import placed, refuse_equal_names
 from mlkit.imaging.writing import FORMATS
 
 ColorFix = Literal["wavelet", "adain", "none"]
@@ -138,32 +138,16 @@ def find_jobs(given: Sequence[str], out: Path, suffix: str | None, options: Opti
         DataError: when nothing is found.
         MlkitError: when two images would become one file.
     """
-    named = {Path(item) for item in given}
-    folders = [path for path in named if path.is_dir()]
-    found = inputs(given)
-    # Results of an earlier call into a folder of images are no images.
-    found = [path for path in found if path in named or not _is_result(path, out, folders)]
-    if not found:
-        raise DataError(f"{listing(list(given))} holds only results of earlier calls; give images")
-    jobs = [Job(path, _targets(path, out / _place(path, folders), suffix, options)) for path in found]
-    _refuse_equal_names(jobs)
+    found = placed(given, out, _is_result)
+    jobs = [Job(path, _targets(path, folder, suffix, options)) for path, folder in found]
+    refuse_equal_names((job.path, job.targets.all) for job in jobs)
     return jobs
 
 
-def _is_result(path: Path, out: Path, folders: Sequence[Path]) -> bool:
-    """Return whether an image is named as a result, or lies in `out` where that is a folder within the given ones."""
-    stem, mark, rest = path.stem.rpartition(MARK)
-    if mark and stem and (rest in ("", "_strip", "_compare") or rest.replace(".", "", 1).isdigit()):
-        return True
-    place = out.absolute()
-    inside = any(folder.absolute() in place.parents for folder in folders if folder in path.parents)
-    return inside and place in path.absolute().parents
-
-
-def _place(path: Path, folders: Sequence[Path]) -> Path:
-    """Return the folder of an image below the given folder that it was found in; the current one for single files."""
-    above = [folder for folder in folders if folder in path.parents]
-    return path.parent.relative_to(min(above, key=lambda folder: len(folder.parts))) if above else Path()
+def _is_result(stem: str) -> bool:
+    """Return whether a file is named as a result."""
+    own, mark, rest = stem.rpartition(MARK)
+    return bool(mark and own) and (rest in ("", "_strip", "_compare") or rest.replace(".", "", 1).isdigit())
 
 
 def _targets(path: Path, folder: Path, suffix: str | None, options: Options) -> Targets:
@@ -177,12 +161,3 @@ def _targets(path: Path, folder: Path, suffix: str | None, options: Options) -> 
         folder / f"{path.stem}{MARK}_strip.png" if several else None,
         folder / f"{path.stem}{MARK}_compare.png" if options.compare else None,
     )
-
-
-def _refuse_equal_names(jobs: Sequence[Job]) -> None:
-    first: dict[Path, Path] = {}
-    for job in jobs:
-        for target in job.targets.all:
-            twin = first.setdefault(target, job.path)
-            if twin != job.path:
-                raise MlkitError(f"{twin} and {job.path} would both become {target}; give each its own --out")
