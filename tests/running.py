@@ -32,6 +32,7 @@ class Job:
     data: Path
     changes: Mapping[str, Any] = field(default_factory=dict)  # dotted settings keys
     preset: str = ""  # in place of the task's own tiny one, and without what makes that small
+    init_from: Path | None = None  # a checkpoint whose weights a new run starts from
     breakage: str = ""  # "step seeds": train as if no update were seeded
 
 
@@ -106,7 +107,7 @@ def train(job: Job, folder: Path, die_at: int = 0) -> None:
     import torch
     from accelerate import Accelerator
 
-    from mlkit.checkpoint import newest_good
+    from mlkit.checkpoint import newest_good, open_checkpoint
     from mlkit.data.manifest import open_manifest
     from mlkit.files import remove_partials
     from mlkit.training import trainer
@@ -130,6 +131,7 @@ def train(job: Job, folder: Path, die_at: int = 0) -> None:
         name=folder.name,
         run_id="0",
         resume=found,
+        init_from=open_checkpoint(job.init_from) if job.init_from and not found else None,
     )
 
 

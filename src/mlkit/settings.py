@@ -83,6 +83,17 @@ class TrainSettings(Settings):
     """Memory order of images; `auto` decides together with `precision`."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Exponential moving average of the weights; evaluation and inference use it. None: off."""
+    freeze: Annotated[tuple[str, ...], Listed] = ()
+    """Names of parameters that stay as they are, `*` for any part: ("encoder.*",). Statistics of normalisation layers
+    whose parameters are all frozen stay too."""
+    ewc: Annotated[float, Field(ge=0)] = 0.0
+    """Elastic weight consolidation (Kirkpatrick et al. 2017, eq. 3): lambda of the penalty lambda/2 sum F (w - w0)^2
+    that holds the weights w near those of --init-from, w0, as far as the Fisher information F asks. 0: off."""
+    ewc_data: str = "same"
+    """Dataset folder on whose training part F is measured when the run begins (found as --data is): what is not to be
+    forgotten. `same`: the run's own."""
+    ewc_samples: Count = 500
+    """Samples over which F is measured, one forward and backward pass each."""
     workers: CountOrNone = 0
     """Data loader processes; any number gives the same batches."""
     deterministic: bool = True
@@ -162,6 +173,11 @@ class EvalSettings(Settings):
     """Evaluations without improvement after which training stops; None: never."""
     early_stop_min_delta: Annotated[float, Field(ge=0)] = 0.0
     """Smallest change that counts as an improvement."""
+    guard_data: str | None = None
+    """Dataset folder (found as --data is) that a run from --init-from must not forget: its validation part is scored at
+    the start and at each evaluation, and a loss is told."""
+    guard_loss: Annotated[float, Field(ge=0)] = 0.2
+    """Loss of the primary metric on `guard_data`, in its unit, above which forgetting is told; training goes on."""
     scorer: str | None = None
     """`package.module:function` of a scorer from outside, called with (outputs, batch) and returning one value an image
     by name; a failing one is reported and never ends training."""

@@ -185,3 +185,33 @@ def test_the_samples_can_be_pickled_for_spawned_workers() -> None:
     again = pickle.loads(pickle.dumps(samples))
     assert len(again) == 11
     assert torch.equal(again[4, 3]["noise"], samples[4, 3]["noise"])
+
+
+class Ramped(Noise):
+    """A source that changes over a run."""
+
+    def sample_at(self, index: int, rng: np.random.Generator, seen: int) -> dict[str, torch.Tensor]:
+        return {**self.sample(index, rng), "seen": torch.tensor(seen)}
+
+
+def test_a_ramped_source_is_told_in_training_how_many_samples_the_run_has_seen() -> None:
+    samples = KeyedSamples(Ramped(11), 5, "sample")
+    for item in (samples[30, 2], pickle.loads(pickle.dumps(samples))[30, 2]):
+        assert int(item.pop("seen")) == 30
+        plain = KeyedSamples(Noise(11), 5, "sample")[30, 2]
+        assert item.keys() == plain.keys() and all(torch.equal(item[key], plain[key]) for key in plain)
+
+
+def test_a_ramped_source_is_not_told_so_in_evaluation() -> None:
+    assert "seen" not in KeyedSamples(Ramped(11), 5, "eval")[2, 2]
+
+
+def test_a_resume_ramps_on_where_the_run_was() -> None:
+    def seen(first: int, count: int, workers: int) -> list[int]:
+        sampler = StepSampler(11, seed=5, batch_size=4, first_sample=first, num_batches=count)
+        device = torch.device("cpu")
+        made = batches(Ramped(11), sampler, seed=5, purpose="sample", workers=workers, device=device)
+        return [int(number) for batch in made for number in batch["seen"]]
+
+    assert seen(0, 5, 0) == list(range(20))
+    assert seen(8, 3, 1) == list(range(8, 20))

@@ -32,9 +32,11 @@ def scores_text(means: Mapping[str, float]) -> str:
 
 def metric_text(key: str, value: float) -> str:
     """Return "PSNR 21.34 dB"."""
-    metric = METRICS.get(key)
+    metric = METRICS.get(key.removeprefix("guard_"))
     if metric is None:
         return f"{key} {value:.4g}"
+    if key not in METRICS:  # of the data that must not be forgotten
+        return f"guard {metric_text(metric.key, value)}"
     unit = f" {metric.unit}" if metric.unit else ""
     return f"{metric.name} {value:.{metric.decimals}f}{unit}"
 

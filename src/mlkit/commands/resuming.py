@@ -47,7 +47,10 @@ from mlkit.training.schedule import plan
 from mlkit.training.tracking import read_rows
 
 # A change of these makes another training of it; the rest may change and is printed.
-FIXED = ("task", "seed", "model.", "train.precision", "train.channels_last", "train.ema_decay", "train.optimizer")
+FIXED = (
+    *("task", "seed", "model.", "train.precision", "train.channels_last", "train.ema_decay", "train.optimizer"),
+    *("train.freeze", "train.ewc", "train.ewc_data", "train.ewc_samples"),
+)
 
 
 def resume_with(
@@ -100,7 +103,9 @@ def resume_with(
     task = load_task(wanted)
     check_ids(task, manifest)
     if checkpoint and not weights_only:
-        seen = read_counters(checkpoint)["samples_seen"]
+        counters = read_counters(checkpoint)
+        seen = counters["samples_seen"]
+        _check_memory(wanted, checkpoint, counters)
         length = len(training_source(task, manifest))
         steps = plan(wanted.train, length, step=checkpoint.step, samples_seen=seen).steps
         changed |= _refuse_shorter(checkpoint, steps, as_new=name is not None)
@@ -137,6 +142,18 @@ def resume_with(
             init_from=checkpoint if weights_only else _parent(folder, checkpoint),
             as_json=as_json,
         )
+
+
+def _check_memory(settings: RunSettings, checkpoint: Checkpoint, counters: Mapping[str, Any]) -> None:
+    """Refuse to go on without what holds a run to older weights or data, before anything is written."""
+    if settings.eval.guard_data is not None:
+        from mlkit.training.forgetting import refuse_other_guard
+
+        refuse_other_guard(settings, counters)
+    if settings.train.ewc > 0:
+        from mlkit.training.ewc import stored_file
+
+        stored_file(checkpoint)
 
 
 def refuse_changes(stored: RunSettings, wanted: RunSettings, checkpoint: Checkpoint | None) -> dict[str, str]:

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 from mlkit.checkpoint import Checkpoint
 from mlkit.commands.display import duration, metric_text, scores_text
 from mlkit.data.manifest import DatasetManifest, open_manifest
+from mlkit.data.opening import open_dataset, refuse_unfit
 from mlkit.errors import DataError, MlkitError, StoppedError
 from mlkit.files import existing_parent, locked, remove_partials
 from mlkit.outside import outside_function
 from mlkit.presets import to_toml
 from mlkit.runs.folders import read_run_json, set_status
 from mlkit.settings import Places, RunSettings
-from mlkit.task import Task
+from mlkit.task import SavesOwnFiles, Task
 from mlkit.training.tracking import refuse_absent_trackers
 
 if TYPE_CHECKING:
@@ -64,40 +65,33 @@ def dataset_for(task: Task, data: Path | None, accelerator: Accelerator | None =
     Raises:
         DataError: when there is none, or it is of another task.
     """
-    places = Places()
     if data is not None:
-        folder = data if data.exists() or not (places.data_dir / data).exists() else places.data_dir / data
-        manifest = open_manifest(folder)
-    else:
-        folder = places.cache_dir / "datasets" / f"{task.settings.task}-embedded-{version('mlkit')}-{_SAMPLES}"
-        if not (folder / "manifest.json").is_file() and (accelerator is None or accelerator.is_main_process):
-            say(f"no --data given: building the embedded sample into {folder}")
-            task.build_dataset(None, folder)
-        if accelerator is not None:
-            accelerator.wait_for_everyone()
-        manifest = open_manifest(folder)
-    if manifest.task != task.settings.task:
-        raise DataError(
-            f"dataset {folder} is for task '{manifest.task}', not '{task.settings.task}'; "
-            f"build one with: mlkit dataset build {task.settings.task}"
-        )
-    empty = [name for name, count in manifest.splits.items() if count == 0]
-    if empty:
-        raise DataError(f"dataset {folder} has no samples in: {', '.join(empty)}; build it from more or larger scenes")
+        return open_dataset(data, task.settings.task)
+    folder = Places().cache_dir / "datasets" / f"{task.settings.task}-embedded-{version('mlkit')}-{_SAMPLES}"
+    if not (folder / "manifest.json").is_file() and (accelerator is None or accelerator.is_main_process):
+        say(f"no --data given: building the embedded sample into {folder}")
+        task.build_dataset(None, folder)
+    if accelerator is not None:
+        accelerator.wait_for_everyone()
+    manifest = open_manifest(folder)
+    refuse_unfit(manifest, task.settings.task)
     return manifest
 
 
 def checkpoint_bytes(net: nn.Module, settings: RunSettings) -> int:
     """Return the size of one full checkpoint: weights, two moments of AdamW, and the average where it is on."""
     trained = sum(value.numel() for value in net.parameters() if value.requires_grad)
+    frozen = 0 if isinstance(net, SavesOwnFiles) else sum(value.numel() for value in net.parameters()) - trained
     buffers = sum(value.numel() for value in net.buffers())
-    return 4 * (trained * (3 + (settings.train.ema_decay is not None)) + buffers)
+    return 4 * (trained * (3 + (settings.train.ema_decay is not None)) + frozen + buffers)
 
 
 def check_disk(folder: Path, net: nn.Module, settings: RunSettings) -> str:
     """Return a line on the disk that a run needs; raises DataError when there is less."""
     kept = settings.checkpoint.keep_last + settings.checkpoint.keep_best + 1  # one more while the newest is written
     needed = kept * checkpoint_bytes(net, settings)
+    if settings.train.ewc > 0:  # the weights at the start and their Fisher information
+        needed += 8 * sum(value.numel() for value in net.parameters() if value.requires_grad)
     free = shutil.disk_usage(existing_parent(folder)).free
     if free < needed:
         raise DataError(
@@ -119,6 +113,10 @@ def check_named(settings: RunSettings) -> None:
     for named, key in ((settings.data.loader, "data.loader"), (settings.eval.scorer, "eval.scorer")):
         if named is not None:
             outside_function(named, key)
+    if settings.eval.guard_data is not None:
+        from mlkit.training.forgetting import guarded_data
+
+        guarded_data(settings)
     if settings.checkpoint.eval_images_dir is not None:
         from mlkit.imaging.images import list_images
 

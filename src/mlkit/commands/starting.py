@@ -90,6 +90,7 @@ def start(request: Request) -> None:
         raise MlkitError(f"a run '{name}' exists in {runs_dir}; use --name {free}, or: mlkit resume {runs_dir / name}")
     init_from = _weights(start_from, settings) if start_from else None
     check_named(settings)
+    _check_ewc(settings, init_from)
 
     accelerator = open_accelerator(request.device)
     task = load_task(settings)
@@ -154,17 +155,30 @@ def _weights(path: Path, settings: RunSettings) -> Checkpoint:
     return checkpoint
 
 
+def _check_ewc(settings: RunSettings, init_from: Checkpoint | None) -> None:
+    """Refuse elastic weight consolidation without weights to hold, or without its data, before anything is written."""
+    if settings.train.ewc == 0:
+        return
+    from mlkit.data.opening import open_named
+    from mlkit.training.ewc import refuse_without_weights
+
+    refuse_without_weights(settings, init_from is not None)
+    if settings.train.ewc_data != "same":
+        open_named(settings.train.ewc_data, "train.ewc_data", settings.task)
+
+
 def _card(
     task: Task, data: DatasetManifest, accelerator: Accelerator, folder: Path, request: Request
 ) -> tuple[dict[str, str], float]:
     """Return the lines of the opening card, and the seconds that one update takes about."""
+    from mlkit.training.freezing import build_net
     from mlkit.training.schedule import plan
 
     settings = task.settings
     source = training_source(task, data)
     planned = plan(settings.train, len(source))
     with isolated_rng(derive_seed(settings.seed, "init")):
-        net = task.build_model()  # once for all that the card tells: a base of 24 GB takes a while
+        net = build_net(task)  # once for all that the card tells: a base of 24 GB takes a while
     parameters = sum(value.numel() for value in net.parameters())
     trained = sum(value.numel() for value in net.parameters() if value.requires_grad)
     disk = check_disk(folder, net, settings)
@@ -243,13 +257,14 @@ def _validate(task: Task, data: DatasetManifest, accelerator: Accelerator, card:
     import torch
 
     from mlkit.errors import NonFiniteError
+    from mlkit.training.freezing import build_net
     from mlkit.training.guards import memory_named
 
     verify_manifest(data)
     device, _ = pick_device(accelerator.device.type)
     batch = sample_batch(task, data, accelerator, limit=10**9)
     with memory_named(), isolated_rng(derive_seed(task.settings.seed, "init")):  # the weights that training starts from
-        net = task.build_model().to(device)
+        net = build_net(task).to(device)
         loss = task.loss(net, batch, step=0)
         loss.total.backward()  # type: ignore[no-untyped-call]
     if not torch.isfinite(loss.total):

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mlkit.data.source import RampedSource
 from mlkit.seeding import Permutation, derive_seed, generator
 
 if TYPE_CHECKING:
@@ -65,10 +66,14 @@ class StepSampler:
 
 
 class KeyedSamples:
-    """A source as torch's DataLoader wants it: an item is asked for by (k, index). Picklable, so spawn works too."""
+    """A source as torch's DataLoader wants it: an item is asked for by (k, index). Picklable, so spawn works too.
+
+    In training a `RampedSource` is told k, the samples that the run has seen; evaluation has no such number.
+    """
 
     def __init__(self, source: Source, seed: int, purpose: str) -> None:
         self.source, self.seed, self.purpose = source, seed, purpose
+        self._ramped = source if purpose == "sample" and isinstance(source, RampedSource) else None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -77,7 +82,8 @@ class KeyedSamples:
         import torch
 
         k, index = key
-        sample = self.source.sample(index, generator(self.seed, self.purpose, k))
+        rng = generator(self.seed, self.purpose, k)
+        sample = self._ramped.sample_at(index, rng, k) if self._ramped else self.source.sample(index, rng)
         sample["index"] = torch.tensor(index)
         return sample
 

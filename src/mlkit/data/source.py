@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,4 +20,13 @@ class Source(Protocol):
 
     def sample_id(self, index: int) -> str:
         """Return a name that stays the same over rebuilds of the same data; `compare` pairs images by it."""
+        ...
+
+
+@runtime_checkable
+class RampedSource(Protocol):
+    """A source whose training samples change over a run, such as a mix that is turned up slowly."""
+
+    def sample_at(self, index: int, rng: np.random.Generator, seen: int) -> dict[str, Tensor]:
+        """Return what `sample` would once the run has seen `seen` samples: a function of these three alone."""
         ...

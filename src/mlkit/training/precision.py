@@ -16,6 +16,7 @@ from mlkit.errors import SettingsError
 from mlkit.metrics import METRICS
 from mlkit.seeding import derive_seed, isolated_rng
 from mlkit.task import Batch, Task
+from mlkit.training.freezing import build_net
 
 Chosen = Literal["fp32", "bf16", "fp16"]
 LARGEST_LOSS_DB = 0.05  # a faster format must stay this close to fp32
@@ -121,7 +122,7 @@ def _trials(task: Task, sample: Batch, device: torch.device, candidates: Sequenc
     """
     settings = task.settings
     with isolated_rng(derive_seed(settings.seed, "init")):
-        net = task.build_model()
+        net = build_net(task)
     trained = [value for value in net.parameters() if value.requires_grad]
     # Tensor by tensor: the moments keep the memory order of the candidate that made them.
     optimizer = torch.optim.AdamW(trained, lr=settings.train.lr, foreach=False)

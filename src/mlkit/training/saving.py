@@ -11,7 +11,9 @@ from mlkit.training import validation
 from mlkit.training.state import Run, TrainState
 
 
-def save(run: Run, state: TrainState, scored: validation.Evaluation | None) -> Checkpoint:
+def save(
+    run: Run, state: TrainState, scored: validation.Evaluation | None, guarded: validation.Evaluation | None = None
+) -> Checkpoint:
     """Save, verify, move the pointers, and only then remove what no rule keeps."""
     settings = run.task.settings
     run.progress.stage("saving")
@@ -26,9 +28,10 @@ def save(run: Run, state: TrainState, scored: validation.Evaluation | None) -> C
         "preprocessing": run.data.preprocessing,
         "parameters": sum(value.numel() for value in run.net.parameters()),
         "facts": dict(run.task.facts),
-        "scores": validation.finite(scored.means()) if scored else {},
+        "scores": validation.finite(scored.means() | (run.guard.means(guarded) if run.guard else {})) if scored else {},
+        **({"ewc_sha256": run.ewc.sha256} if run.ewc else {}),
     }
-    report = {"eval.json": validation.eval_report(run, state.step, scored)} if scored else {}
+    report = {"eval.json": validation.eval_report(run, state, scored, guarded)} if scored else {}
     saved = save_checkpoint(
         run.folder / f"ckpt-{state.step}",
         run.net,

@@ -14,6 +14,8 @@ from mlkit.errors import SettingsError
 from mlkit.seeding import derive_seed, seed_everything
 from mlkit.task import Task, training_source
 from mlkit.training.ema import Ema
+from mlkit.training.forgetting import open_guard, refuse_other_guard
+from mlkit.training.freezing import build_net, held_layers
 from mlkit.training.precision import Choice, Network, fused_adamw_works
 from mlkit.training.progress import Progress
 from mlkit.training.ranks import synced
@@ -46,7 +48,7 @@ def set_up(
         torch.use_deterministic_algorithms(True, warn_only=True)  # some operations have no such form: torch says which
         torch.backends.cudnn.benchmark = False
     seed_everything(derive_seed(task.settings.seed, "init"))  # initial weights depend on the seed alone
-    net = task.build_model()
+    net = build_net(task)
     if init_from:
         load_weights(net, init_from, averaged=True)
     if accelerator.num_processes > 1:
@@ -75,6 +77,8 @@ def set_up(
         source=source,
         eval_source=eval_source,
         progress=progress,
+        held=held_layers(net, settings.freeze),
+        guard=open_guard(task),
     )
 
 
@@ -90,6 +94,7 @@ def _parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any
 def restore(run: Run, checkpoint: Checkpoint) -> TrainState:
     load_weights(run.net, checkpoint, averaged=False)
     values, tensors = read_training_state(checkpoint)
+    refuse_other_guard(run.task.settings, values)
     wanted = [{key: value for key, value in group.items() if key != "params"} for group in run.optimizer.param_groups]
     run.optimizer.load_state_dict(tensors["optimizer"])
     for group, own in zip(run.optimizer.param_groups, wanted, strict=True):

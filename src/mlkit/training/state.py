@@ -14,6 +14,8 @@ from mlkit.checkpoint import Checkpoint
 from mlkit.data.manifest import DatasetManifest
 from mlkit.task import Source, Task
 from mlkit.training.ema import Ema
+from mlkit.training.ewc import Ewc
+from mlkit.training.forgetting import Guard
 from mlkit.training.progress import Progress
 from mlkit.training.schedule import Plan
 
@@ -32,6 +34,9 @@ class TrainState:
     watched_best: float | None = None  # of early stopping's metric
     evaluations_without_gain: int = 0
     hooks_failed: int = 0
+    guard_start: float | None = None  # mean score of the guarded data at the start of a run from older weights
+    guard_sha256: str | None = None  # of these data
+    guard_warnings: int = 0  # evaluations at which forgetting was told
     train_s: float = 0.0  # time in updates, without evaluation and saving
 
 
@@ -66,6 +71,9 @@ class Run:
     source: Source
     eval_source: Source
     progress: Progress
+    held: list[nn.Module]  # normalisation layers that keep their statistics, since they are frozen
+    guard: Guard | None = None
+    ewc: Ewc | None = None
     failures: list[str] = field(default_factory=list)
 
     @property

@@ -23,7 +23,8 @@ from mlkit.data.manifest import DatasetManifest
 from mlkit.data.sampler import StepSampler, batches
 from mlkit.seeding import derive_seed, seed_everything
 from mlkit.task import Task
-from mlkit.training import validation
+from mlkit.training import ewc, validation
+from mlkit.training.forgetting import closing_words
 from mlkit.training.guards import StopSignal, memory_named, stop_if_not_finite
 from mlkit.training.progress import Progress, Silent
 from mlkit.training.ranks import agreed
@@ -69,16 +70,25 @@ def fit(
     """
     with memory_named(), StopSignal() as stop, ExitStack() as files:
         run = set_up(task, data, folder, accelerator, name, run_id, init_from, progress or Silent())
-        state = restore(run, resume) if resume else TrainState()
-        return _train(run, state, stop, resume, files)
+        if resume:
+            state = restore(run, resume)
+            run.ewc = ewc.restored(run, resume)
+        else:
+            state = TrainState()
+            ewc.refuse_without_weights(task.settings, init_from is not None)
+            run.ewc = ewc.measure(run)
+        return _train(run, state, stop, resume, files, from_weights=init_from is not None)
 
 
-def _train(run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | None, files: ExitStack) -> Outcome:
+def _train(
+    run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | None, files: ExitStack, *, from_weights: bool
+) -> Outcome:
     settings, accelerator = run.task.settings, run.accelerator
     rows = timing = trackers = None
     if run.main:
-        rows = files.enter_context(closing(RowFile(run.folder / "metrics.jsonl", state.step)))
-        timing = files.enter_context(closing(RowFile(run.folder / "timing.jsonl", state.step)))
+        kept = state.step if resumed else -1  # a start has no rows, not even that of step 0
+        rows = files.enter_context(closing(RowFile(run.folder / "metrics.jsonl", kept)))
+        timing = files.enter_context(closing(RowFile(run.folder / "timing.jsonl", kept)))
         trackers = Trackers(
             settings.tracking,
             run.folder,
@@ -99,6 +109,15 @@ def _train(run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | 
     warned: set[str] = set()
     stopped_early = validation.patience_is_over(run, state)  # a kill may have come between the save and the end
     means: Mapping[str, float] = resumed.info.get("scores", {}) if resumed else {}
+    if run.guard and from_weights and not resumed:
+        started = validation.begin_guard(run, state)
+        if rows and trackers and started:
+            rows.add({"step": 0, "split": "validation", **started})
+            trackers.log({f"validation/{key}": value for key, value in started.items()}, 0)
+    elif run.guard and state.guard_start is None:
+        run.progress.say(
+            "eval.guard_data is scored but compared with nothing: this run did not begin with it and --init-from"
+        )
 
     while state.step < run.plan.steps and not stopped_early:
         # ---- one update ------------------------------------------------------------------------------------
@@ -130,12 +149,15 @@ def _train(run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | 
         # ---- score, save, draw -----------------------------------------------------------------------------
         save_due = at_end or state.step % settings.checkpoint.every == 0
         eval_due = save_due or (settings.eval.every is not None and state.step % settings.eval.every == 0)
-        scored = None
+        scored = guarded = None
         if eval_due:
             scored = validation.score(run, state)  # every process: early stopping must be agreed
             means = scored.means() if scored is not None else {}  # no older scores beside these weights
             if scored is not None:
+                guarded = validation.score_guarded(run, state)
+                means = {**means, **(run.guard.means(guarded) if run.guard else {})}
                 validation.take_note(run, state, means)
+                validation.watch(run, state, means)
                 if run.main:
                     assert rows and trackers
                     rows.add({"step": state.step, "split": "validation", **means})
@@ -147,7 +169,7 @@ def _train(run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | 
                 assert rows and timing
                 rows.sync()
                 timing.sync()
-                saved = save(run, state, scored)
+                saved = save(run, state, scored, guarded)
                 validation.draw(run, saved, scored, trackers)
             accelerator.wait_for_everyone()
         if stopping:
@@ -159,6 +181,8 @@ def _train(run: Run, state: TrainState, stop: StopSignal, resumed: Checkpoint | 
         assert trackers
         trackers.finish()
         run.failures += trackers.failed
+        if run.guard and (words := closing_words(run.guard, state, means)):
+            run.failures.append(words)
     if saved is None:  # another process than the main one: it opens what the main one wrote
         from mlkit.checkpoint import newest_good
 
@@ -207,6 +231,8 @@ def _update(
     """
     settings, accelerator = run.task.settings.train, run.accelerator
     run.network.train()  # a hook may have left it in eval mode
+    for layer in run.held:
+        layer.eval()
     run.optimizer.zero_grad(set_to_none=True)
     for group in run.optimizer.param_groups:
         group["lr"] = lr
@@ -224,6 +250,9 @@ def _update(
         warnings += loss.warnings
         samples += batch["index"].tolist()
     run.scaler.unscale_(run.optimizer)
+    if run.ewc:
+        sums["ewc"] = run.ewc.add_gradient(run.net).float()
+        sums["loss"] = sums["loss"] + sums["ewc"]
     trained = [value for value in run.net.parameters() if value.grad is not None]
     limit = settings.grad_clip_norm if settings.grad_clip_norm is not None else float("inf")
     grad_norm = nn.utils.clip_grad_norm_(trained, limit)

@@ -21,6 +21,7 @@ from mlkit.evaluation.evaluate import (
 from mlkit.imaging.grids import write_png
 from mlkit.imaging.images import list_images
 from mlkit.metrics import METRICS, goodness
+from mlkit.training.forgetting import PREFIX
 from mlkit.training.state import Run, TrainState
 
 if TYPE_CHECKING:
@@ -34,27 +35,66 @@ __all__ = ["Evaluation"]
 
 def score(run: Run, state: TrainState) -> Evaluation | None:
     """Return the scores of the validation part with the averaged weights; None when it failed (said and counted)."""
-    settings = run.task.settings
     indices = _scored_indices(run)
     try:
-        drawn = set(_grid_indices(run)) & set(indices) if run.main and settings.checkpoint.grid else set()
-        with run.ema.applied(run.net):
-            result = evaluate(
-                run.task,
-                run.net,
-                run.eval_source,
-                device=run.accelerator.device,
-                batch_size=settings.eval.batch_size or settings.train.batch_size,
-                indices=indices,
-                panels_of=sorted(drawn),
-                progress=lambda done, total: run.progress.stage(f"evaluating {done}/{total}"),
-            )
+        drawn = set(_grid_indices(run)) & set(indices) if run.main and run.task.settings.checkpoint.grid else set()
+        result = _evaluated(run, run.eval_source, indices, sorted(drawn), "evaluating")
     except Exception:  # noqa: BLE001 - named, counted, and raised where strict_hooks asks for it
         _failed(run, state, "evaluation", state.step)
         return None
-    run.progress.stage("")
     for failure in result.failures:
         _report(run, state, f"{failure} at step {state.step}; the traceback is in run.log")
+    return result
+
+
+def score_guarded(run: Run, state: TrainState) -> Evaluation | None:
+    """Return the scores of the data that must not be forgotten; None when there are none, or it failed (counted)."""
+    if run.guard is None:
+        return None
+    try:
+        indices = spread_indices(len(run.guard.source), run.task.settings.eval.max_samples)
+        return _evaluated(run, run.guard.source, indices, [], "guard")
+    except Exception:  # noqa: BLE001 - named, counted, and raised where strict_hooks asks for it
+        _failed(run, state, "guard", state.step)
+        return None
+
+
+def begin_guard(run: Run, state: TrainState) -> dict[str, float]:
+    """Record in `state` what the weights that the run starts from score on the guarded data; returns it by its key."""
+    assert run.guard is not None
+    means = run.guard.means(score_guarded(run, state))
+    value = means.get(run.guard.key, math.nan)
+    if math.isfinite(value):
+        state.guard_start, state.guard_sha256 = value, run.guard.data.sha256
+        run.progress.say(run.guard.beginning(value))
+    return means
+
+
+def watch(run: Run, state: TrainState, means: Mapping[str, float]) -> None:
+    """Tell and count forgetting; it never ends training."""
+    if run.guard is None or run.guard.key not in means:
+        return
+    warning = run.guard.warning(state.guard_start, means[run.guard.key])
+    if warning:
+        state.guard_warnings += 1
+        run.progress.say(f"warning at step {state.step}: {warning}")
+        log.warning("step %d: %s", state.step, warning)
+
+
+def _evaluated(run: Run, source: Source, indices: list[int], drawn: list[int], what: str) -> Evaluation:
+    settings = run.task.settings
+    with run.ema.applied(run.net):
+        result = evaluate(
+            run.task,
+            run.net,
+            source,
+            device=run.accelerator.device,
+            batch_size=settings.eval.batch_size or settings.train.batch_size,
+            indices=indices,
+            panels_of=drawn,
+            progress=lambda done, total: run.progress.stage(f"{what} {done}/{total}"),
+        )
+    run.progress.stage("")
     return result
 
 
@@ -121,16 +161,18 @@ def finish_hooks(run: Run, saved: Checkpoint, trackers: Trackers | None) -> None
         draw(run, saved, None, trackers)
 
 
-def eval_report(run: Run, step: int, scored: Evaluation) -> str:
+def eval_report(run: Run, state: TrainState, scored: Evaluation, guarded: Evaluation | None) -> str:
     """Return eval.json of a checkpoint."""
+    facts = {"guard": run.guard.report(guarded, state.guard_start)} if run.guard and guarded else {}
     return report_json(
         scored,
         task=run.task.settings.task,
-        step=step,
+        step=state.step,
         split="validation",
         protocol=run.task.settings.eval.protocol,
         dataset_sha256=run.data.sha256,
         dataset_label=run.data.label,
+        **facts,
     )
 
 
@@ -146,8 +188,9 @@ def stored_score(folder: Path, metric: str) -> float | None:
 
 
 def finite(means: Mapping[str, float]) -> dict[str, float]:
-    """Return the means that are numbers: JSON has no NaN."""
-    return {key: value for key, value in means.items() if math.isfinite(value) and key in METRICS}
+    """Return the means that are numbers, those of guarded data too: JSON has no NaN."""
+    known = {key: value for key, value in means.items() if key.removeprefix(PREFIX) in METRICS}
+    return {key: value for key, value in known.items() if math.isfinite(value)}
 
 
 def _outside_images(run: Run) -> bool:
