@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck
 from torchmetrics.functional.image import image_gradients
 
-from mlkit.losses import charbonnier, focal_loss, gradient_loss, ssim_loss
+from mlkit.losses import charbonnier, chroma_loss, focal_loss, gradient_loss, ssim_loss
 from mlkit.metrics.image import ssim
 
 
@@ -25,9 +25,9 @@ def test_ssim_loss_is_one_minus_the_metric() -> None:
     assert ssim_loss(x, x).item() == 0.0
 
 
-@pytest.mark.parametrize("loss", [charbonnier, ssim_loss, gradient_loss])
+@pytest.mark.parametrize("loss", [charbonnier, ssim_loss, gradient_loss, chroma_loss])
 def test_gradients_agree_with_finite_differences(loss) -> None:  # type: ignore[no-untyped-def]
-    x, y = pair(14, torch.float64)
+    x, y = pair(12, torch.float64, channels=3)
     assert gradcheck(lambda image: loss(image, y), (x.requires_grad_(),), eps=1e-6, atol=1e-6)
 
 
@@ -49,9 +49,9 @@ def test_training_on_the_ssim_loss_restores_an_image() -> None:
     assert ssim(image, x).min().item() > 0.99 > 0.96 > ssim(y, x).max().item()
 
 
-@pytest.mark.parametrize("loss", [charbonnier, ssim_loss, gradient_loss])
+@pytest.mark.parametrize("loss", [charbonnier, ssim_loss, gradient_loss, chroma_loss])
 def test_losses_leave_autocast(loss) -> None:  # type: ignore[no-untyped-def]
-    x, y = pair()
+    x, y = pair(channels=3)
     plain = loss(x, y)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = loss(x, y)
@@ -74,6 +74,15 @@ def test_gradient_loss_is_the_mean_difference_of_torchmetrics_gradients() -> Non
     right = (right_x - right_y).abs()[..., :, :-1].mean()
     assert gradient_loss(x, y).item() == pytest.approx((0.5 * (down + right)).item(), rel=1e-5)
     assert gradient_loss(x + 0.3, x).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_chroma_loss_is_the_mean_error_of_two_colour_differences_and_blind_to_brightness() -> None:
+    x, y = pair(dtype=torch.float64, channels=3)
+    (r_x, g_x, b_x), (r_y, g_y, b_y) = (image.numpy().transpose(1, 0, 2, 3) for image in (x, y))
+    expected = 0.5 * (np.abs((r_x - g_x) - (r_y - g_y)).mean() + np.abs((b_x - g_x) - (b_y - g_y)).mean())
+    assert chroma_loss(x, y).item() == pytest.approx(expected, rel=1e-12)
+    assert chroma_loss(x + 0.3 * x[:, 1:2], x).item() == pytest.approx(0.0, abs=1e-12)
+    assert chroma_loss(x.flip(1), x).item() > 0.1  # red and blue exchanged
 
 
 def test_focal_loss_without_gamma_is_weighted_cross_entropy() -> None:

@@ -39,6 +39,14 @@ def gradient_loss(x: Tensor, y: Tensor) -> Tensor:
         return 0.5 * (down + right)
 
 
+def chroma_loss(x: Tensor, y: Tensor) -> Tensor:
+    """Return the mean |difference| of R - G and B - G, averaged over both, of images [B, 3, H, W]: an L1 on colours."""
+    assert x.shape[1] == 3, f"expected [B, 3, H, W], got {tuple(x.shape)}"
+    with _full_precision(x):
+        difference = _float(x) - _float(y)
+        return (difference[:, ::2] - difference[:, 1:2]).abs().mean()
+
+
 def focal_loss(logits: Tensor, labels: Tensor, *, gamma: float = 2.0, class_weights: Tensor | None = None) -> Tensor:
     """Return -w_y (1 - p_y)^gamma log p_y per label, in nat, p = softmax (categorical form of Lin et al. 2017).
 
