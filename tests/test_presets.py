@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = {path.stem: path for path in sorted(ROOT.glob("presets/*/*.toml"))}
 
 TRAIN_KEYS = (
-    "accumulate, batch_size, betas, channels_last, deterministic, ema_decay, epochs, grad_clip_norm, lr, min_lr_ratio, "
+    "accumulate, batch_size, betas, channels_last, deterministic, ema_decay, epochs, ewc, ewc_data, "
+    "ewc_samples, freeze, grad_clip_norm, lr, min_lr_ratio, "
     "optimizer, precision, schedule, steps, warmup_epochs, warmup_steps, weight_decay, workers"
 )
 TOP_KEYS = "checkpoint, data, eval, loss, model, preset, seed, task, tracking, train"
@@ -172,7 +173,7 @@ def test_at_least_95_percent_of_mutations_are_named_with_file_and_key(name: str,
         elif kind == "typo" and not any(f"(did you mean '{place[-1]}'?)" in sentence for sentence in told):
             misled.append(mutation)
     total = sum(counts.values())
-    assert counts["typo"] > 10 and counts["type"] > 5 and counts["range"] > 2
+    assert counts["typo"] > 10 and counts["type"] > 5 and counts["range"] > 0
     assert not silent
     assert len(unnamed) <= 0.05 * total, unnamed
     assert len(misled) <= 0.05 * counts["typo"], misled
@@ -181,8 +182,8 @@ def test_at_least_95_percent_of_mutations_are_named_with_file_and_key(name: str,
 # ---- sentences -----------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_preset_is_answered_with_the_nearest_and_all_others() -> None:
-    names = ", ".join(sorted(FILES))
+def test_an_unknown_preset_is_answered_with_the_nearest_and_others() -> None:
+    names = f"{', '.join(sorted(FILES)[:12])} and {len(FILES) - 12} more"
     assert problems_of("basline_c16") == [
         f"unknown preset 'basline_c16' (did you mean 'baseline_c16'?); there are {names}; or give a file"
     ]

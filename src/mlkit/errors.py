@@ -77,7 +77,20 @@ def did_you_mean(name: str, known: Iterable[str], aliases: dict[str, str] | None
     meant = {name: name for name in known}
     meant |= {alias: key for alias, key in (aliases or {}).items() if key in meant and alias not in meant}
     near = difflib.get_close_matches(name, list(meant), n=1, cutoff=0.6)
+    # Of "lr", one letter is half the name, which is far by any ratio.
+    near = near or [other for other in meant if _one_slip_apart(name, other)][:1]
     return f" (did you mean '{meant[near[0]]}'?)" if near else ""
+
+
+def _one_slip_apart(name: str, other: str) -> bool:
+    """Return whether one letter more, less or changed, or two neighbours swapped, makes one name of the other."""
+    if len(name) > len(other):
+        name, other = other, name
+    start = next((place for place, letter in enumerate(name) if letter != other[place]), len(name))
+    rest, other_rest = name[start:], other[start:]
+    if len(name) < len(other):
+        return rest == other_rest[1:]
+    return rest[1:] == other_rest[1:] or (rest[:2] == other_rest[:2][::-1] and rest[2:] == other_rest[2:])
 
 
 def listing(names: Sequence[str], limit: int = 12) -> str:
