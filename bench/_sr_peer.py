@@ -21,6 +21,7 @@ import numpy as np
 Upscale = Callable[[np.ndarray], np.ndarray]
 REALESRGAN = {"realesr-animevideov3": 2, "realesrgan-x4plus": 4}
 SPAN = "spanx4_ch48"
+WORKER = Path(__file__).resolve()
 
 
 def span(threads: int) -> Upscale:
@@ -56,16 +57,21 @@ def realesrgan(model: int) -> Upscale:
 
 
 class Peer:
-    """The other end: starts a process with `python` and lets it enlarge images.
+    """The other end: starts a process with `python` and lets it work on images.
+
+    Args:
+        name: of the peer, as the worker knows it.
+        python: that has the peer.
+        threads: that it may use.
+        worker: the script that runs there; it answers as this one does.
 
     Attributes:
         is_ready: whether the peer runs there.
         said: why not.
     """
 
-    def __init__(self, name: str, python: str, threads: int) -> None:
+    def __init__(self, name: str, python: str, threads: int, worker: Path = WORKER) -> None:
         self._folder = tempfile.TemporaryDirectory()
-        worker = Path(__file__).resolve()
         self._process = subprocess.Popen(
             [python, str(worker), name, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, text=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)},
@@ -80,9 +86,9 @@ class Peer:
         self._process.communicate()  # its end of input ends it
         self._folder.cleanup()
 
-    def __call__(self, low: np.ndarray, original: object = None) -> np.ndarray:
+    def __call__(self, image: np.ndarray, original: object = None) -> np.ndarray:
         given, made = (Path(self._folder.name) / name for name in ("given.npy", "made.npy"))
-        np.save(given, low)
+        np.save(given, image)
         assert self._process.stdin is not None
         self._process.stdin.write(f"{given} {made}\n")
         self._process.stdin.flush()

@@ -49,6 +49,9 @@ def pages() -> dict[Path, str]:
     sr = DOCS / "tasks" / "sr.md"
     blocks = {"sr presets": presets_block("sr"), "sr results": sr_results_block(), "sr memory": sr_memory_block()}
     made[sr] = filled(sr, blocks)
+    demosaic = DOCS / "tasks" / "demosaic.md"
+    blocks = {"demosaic presets": presets_block("demosaic"), "demosaic results": demosaic_results_block()}
+    made[demosaic] = filled(demosaic, blocks)
     card = ROOT / "src" / "mlkit" / "tasks" / "sr" / "embedded" / "README.md"
     made[card] = filled(card, {"sr card": sr_scores_table(("bicubic", "base SR", "LoRA SR"))})
     return made
@@ -484,6 +487,47 @@ def sr_scores_table(ways: Sequence[str] = ()) -> str:
             rows.append((way, title, *means))
     head = ("x4", "set", "PSNR-Y", "SSIM-Y", "PSNR RGB", "SSIM RGB", "MS-SSIM", "gradient similarity")
     return "\n".join(table(head, rows))
+
+
+DEMOSAIC_SETS = {
+    ("mcmaster18", "srgb"): "McMaster18, sRGB",
+    ("mcmaster18", "linear"): "McMaster18, linear",
+    ("cbsd68", "srgb"): "CBSD68, sRGB",
+    ("cbsd68", "linear"): "CBSD68, linear",
+    ("sample", "srgb"): "scikit-image's six, sRGB",
+}
+
+
+DEMOSAIC_COLUMNS = {
+    "cpsnr": ("cPSNR", 2),
+    "cpsnr@16": ("cPSNR, border 16", 2),
+    "ssim": ("SSIM", 4),
+    "texture": ("texture", 2),
+    "zipper": ("zipper, %", 1),
+    "cfa_harmonic_db": ("CFA harmonics, dB", 1),
+    "cfa_fold": ("CFA lattice, /255", 3),
+}
+
+
+def demosaic_results_block() -> str:
+    """Return mean scores of each way on each set from demosaic.csv, and what bench/demosaic.py judged and timed."""
+    path = ROOT / "bench" / "results" / "demosaic.csv"
+    if not path.is_file():
+        return "Not measured yet."
+    with path.open(encoding="utf-8", newline="") as handle:
+        scores = list(csv.DictReader(handle))
+    rows = []
+    for (of, light), title in DEMOSAIC_SETS.items():
+        for way in dict.fromkeys(row["way"] for row in scores):
+            some = [row for row in scores if (row["way"], row["set"], row["light"]) == (way, of, light)]
+            if some:
+                means = {key: sum(float(row[key]) for row in some) / len(some) for key in DEMOSAIC_COLUMNS}
+                rows.append(
+                    (title, way, *(f"{means[key]:.{digits}f}" for key, (_, digits) in DEMOSAIC_COLUMNS.items()))
+                )
+    head = ("mosaics of", "way", *(name for name, _ in DEMOSAIC_COLUMNS.values()))
+    found = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    return "\n".join([*table(head, rows), "", *_figures(found)])
 
 
 def _gain(better: Mapping[str, Any]) -> str:

@@ -26,6 +26,11 @@ RATIOS = {
     "order": (r"first batch of 1,000,000 samples: [\d.]+ ms", r"start of train, .* over .*: [\d.]+ x"),
     "checkpoint_cost": (r"share of training time, one every 500 steps: [\d.e-]+", r"saving +[\d.]+ s +[\d.]+%"),
     "sr": (r"bicubic, sample, PSNR-Y: [\d.]+ dB", r"bicubic +[\d.]+ +0\.\d+ +[\d.]+", r"bicubic, time: [\d.]+ s/MP"),
+    "demosaic": (
+        r"LibRaw 3-pass +[\d.]+ +[\d.]+ +0\.\d+",
+        r"LibRaw 3-pass, sample, srgb, cPSNR: [\d.]+ dB",
+        r"mlkit, planes only, time: [\d.]+ s/MP",
+    ),
     "demo": (r"the demo, after the installation: [\d.]+ min",),
 }
 WITH_DATA = ("step", "precision", "crops", "checkpoint_cost")

@@ -54,8 +54,12 @@ class Task(Protocol):
     settings: RunSettings
     primary_metric: ClassVar[str]  # key into METRICS, which knows unit and direction
     image_suffixes: ClassVar[tuple[str, ...]]  # files that `images_source` reads, such as (".png", ".tif")
-    signatures: ClassVar[Mapping[str, str]]  # where a score's protocol differs from that in METRICS; else empty
     facts: Mapping[str, float]  # what `compare` shows beside the scores, such as {"bits_per_px": 2.0}
+
+    @property
+    def signatures(self) -> Mapping[str, str]:
+        """The protocols of the scores where they differ from those in METRICS."""
+        ...
 
     def build_dataset(self, source: Path | None, out: Path) -> DatasetManifest:
         """Build a dataset with the defaults of `dataset build`; `source` None means the embedded sample."""

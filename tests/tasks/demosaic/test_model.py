@@ -60,11 +60,27 @@ def test_a_flat_color_comes_back_exactly_up_to_the_edges(net: XTransNet, phase: 
     np.testing.assert_allclose(made, flat, atol=5e-6)
 
 
+def test_a_flat_color_stays_exact_in_bf16(net: XTransNet) -> None:
+    flat = np.broadcast_to(np.array([0.8, 0.3, 0.05], np.float32), (24, 24, 3))
+    with torch.autocast("cpu", torch.bfloat16):
+        made = net(*given(flat, (1, 2)))[0].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(made, flat, atol=5e-6)
+
+
 @pytest.mark.parametrize("phase", PHASES)
 def test_interpolation_keeps_what_was_measured(net: XTransNet, phase: Phase) -> None:
     image = picture(24, 30)
     made = net(*given(image, phase), interpolate_only=True)[0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(mosaic(made, phase), mosaic(image, phase), atol=1e-4)
+
+
+def test_a_network_that_sees_samples_is_not_exact_on_ramps() -> None:
+    """The guarantee comes from what the network sees, and the tests above could fail."""
+    torch.manual_seed(0)
+    plain = XTransNet(DemosaicModel(channels=16, blocks=2, input="samples")).eval().requires_grad_(False)
+    flat = np.broadcast_to(np.array([0.8, 0.3, 0.05], np.float32), (24, 24, 3))
+    made = plain(*given(flat, (0, 0)))[0].permute(1, 2, 0).numpy()
+    assert np.abs(made - flat).max() > 1e-3
 
 
 def test_exposure_does_not_matter(net: XTransNet) -> None:

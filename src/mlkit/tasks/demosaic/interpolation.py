@@ -41,6 +41,14 @@ def detail_kernels() -> Floats:
     return np.stack(kernels)
 
 
+def sample_kernels() -> Floats:
+    """Return [9, 9, 9]: for each site its sample as it is."""
+    kernels = np.zeros((CELL**2, WINDOW, WINDOW))
+    for place, (row, column) in enumerate(_sites()):
+        kernels[place, row + CELL, column + CELL] = 1.0
+    return kernels
+
+
 def _sites() -> list[tuple[int, int]]:
     return [(row, column) for row in range(CELL) for column in range(CELL)]
 

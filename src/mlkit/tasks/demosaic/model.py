@@ -4,7 +4,8 @@ Three properties hold by construction, not by training:
   - Exposure does not matter: no layer has a bias and the activation is homogeneous, so f(a x) = a f(x) for a > 0
     (Mohan et al. 2020).
   - Flat colour and linear ramps come back exactly: the network sees differences from a local plane, which are 0 there,
-    and adds to an interpolation that is exact there. So no 6 x 6 pattern can appear in smooth areas.
+    and adds to an interpolation that is exact there. So no 6 x 6 pattern can appear in smooth areas. (Not so where the
+    settings let it see the samples themselves.)
   - Red and blue are treated alike: the two kinds of cell differ by their exchange, and share all weights.
 """
 
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mlkit.errors import DataError
-from mlkit.tasks.demosaic.interpolation import detail_kernels, interpolating_kernels
+from mlkit.tasks.demosaic.interpolation import detail_kernels, interpolating_kernels, sample_kernels
 from mlkit.tasks.demosaic.settings import DemosaicModel
 from mlkit.tasks.demosaic.xtrans import CELL, PERIOD
 
+KERNELS = {"detail": detail_kernels, "samples": sample_kernels}
 _SLOPE = 0.1  # of the activation below 0
 
 
@@ -50,7 +52,7 @@ class XTransNet(nn.Module):
     def __init__(self, settings: DemosaicModel) -> None:
         super().__init__()
         self.register_buffer("interpolating", _on_cells(interpolating_kernels()))
-        self.register_buffer("detail", _on_cells(detail_kernels()))
+        self.register_buffer("detail", _on_cells(KERNELS[settings.input]()))
         self.head = nn.Conv2d(CELL**2, settings.channels, 3, padding=1, bias=False)
         self.body = nn.Sequential(*(Block(settings.channels) for _ in range(settings.blocks)))
         self.tail = nn.Conv2d(settings.channels, 3 * CELL**2, 3, padding=1, bias=False)
@@ -84,10 +86,11 @@ class XTransNet(nn.Module):
         """
         height, width = mosaic.shape[-2:]
         cells, offset = self._cells(mosaic, phase)
-        rgb = functional.conv2d(cells, self.interpolating)
-        if not interpolate_only:
+        with torch.autocast(mosaic.device.type, enabled=False):  # bf16 would round flat colours by up to 0.4 %
+            rgb = functional.conv2d(cells, self.interpolating)
             detail = functional.conv2d(cells, self.detail)
-            rgb = rgb + self.residual(detail).float()
+        if not interpolate_only:
+            rgb = rgb + self.residual(detail.contiguous(memory_format=torch.channels_last)).float()
         return _at_sites(rgb, _kinds(phase, rgb.shape[-2], rgb.shape[-1]), offset, height, width)
 
     def residual(self, detail: Tensor) -> Tensor:

@@ -88,8 +88,11 @@ class DemosaicModel(Settings):
 
     channels: Annotated[int, Field(ge=8, multiple_of=8, strict=True)] = 64
     """Width."""
-    blocks: Count = 8
+    blocks: Count = 6
     """Residual blocks of two 3 x 3 convolutions over cells."""
+    input: Literal["detail", "samples"] = "detail"
+    """What the network sees. `detail`: each sample less a local plane of its colour, so that smooth areas come back
+    exactly. `samples`: the mosaic itself, as most networks do; for comparison."""
 
 
 class DemosaicLoss(Settings):
