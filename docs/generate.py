@@ -52,6 +52,8 @@ def pages() -> dict[Path, str]:
     demosaic = DOCS / "tasks" / "demosaic.md"
     blocks = {"demosaic presets": presets_block("demosaic"), "demosaic results": demosaic_results_block()}
     made[demosaic] = filled(demosaic, blocks)
+    questions = DOCS / "experiments" / "demosaic" / "README.md"
+    made[questions] = filled(questions, demosaic_questions())
     card = ROOT / "src" / "mlkit" / "tasks" / "sr" / "embedded" / "README.md"
     made[card] = filled(card, {"sr card": sr_scores_table(("bicubic", "base SR", "LoRA SR"))})
     return made
@@ -528,6 +530,74 @@ def demosaic_results_block() -> str:
     head = ("mosaics of", "way", *(name for name, _ in DEMOSAIC_COLUMNS.values()))
     found = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     return "\n".join([*table(head, rows), "", *_figures(found)])
+
+
+def demosaic_questions() -> dict[str, str]:
+    """Return the tables of the demosaicing experiments from results.json of docs/experiments/demosaic/run.py."""
+    path = DOCS / "experiments" / "demosaic" / "results.json"
+    names = ("start", "grid", "ssim", "forgetting", "light")
+    if not path.is_file():
+        return {f"demosaic {name}": "Not measured yet." for name in names}
+    found = json.loads(path.read_text(encoding="utf-8"))
+
+    def shown(scores: Mapping[str, float | None], *keys: str) -> list[str]:
+        values = ((key, scores.get(key)) for key in keys)
+        return [MISSING if value is None else format_value(key, value) for key, value in values]
+
+    def last(row: Mapping[str, Any], part: str = "scores") -> Mapping[str, float]:
+        return row[part][max(row[part], key=int)]
+
+    start = {
+        name: last(parts, "photos") | {"new": last(parts, "torture")["cpsnr"]} for name, parts in found["start"].items()
+    }
+    grid = [
+        (
+            "before fine-tuning",
+            *shown(start["base_samples"], "cpsnr", "cfa_harmonic_db", "cfa_fold"),
+            *_lattices([start["base_samples"]]),
+        ),
+    ]
+    for row in found["grid"]:
+        steps = [row["scores"][step] for step in sorted(row["scores"], key=int)]
+        grid.append((row["title"], *shown(last(row), "cpsnr", "cfa_harmonic_db", "cfa_fold"), *_lattices(steps)))
+    balance = [
+        (row["title"], *shown(last(row), "cpsnr", "ssim", "texture", "zipper", "cfa_fold", "highlight_error"))
+        for row in found["ssim"]
+    ]
+    first = start["base"]
+    forgetting = [("before fine-tuning", *shown(first, "cpsnr"), MISSING, format_value("cpsnr", first["new"]), MISSING)]
+    for row in found["forgetting"]:
+        old, new = last(row)["cpsnr"], last(row, "new")["cpsnr"]
+        forgetting.append(
+            (
+                row["title"],
+                format_value("cpsnr", old),
+                f"{old - first['cpsnr']:+.2f}",
+                format_value("cpsnr", new),
+                f"{new - first['new']:+.2f}",
+            )
+        )
+    light = [
+        (row["name"], f"{row['stops']:+d} stops", *shown(row, "cpsnr", "cpsnr_linear", "highlight_error"))
+        for row in found["light"]
+    ]
+    source = f"`{found['command']}`, commit `{found['commit']}`, {found['date']}, {found['machine']}."
+    tables = {
+        "start": [f"Measured: {source}"],
+        "grid": table(
+            ("fine-tuning", "cPSNR", "CFA harmonics", "CFA lattice", "lattice in a smooth picture, over the steps"),
+            grid,
+        ),
+        "ssim": table(("loss", "cPSNR", "SSIM", "texture", "zipper", "CFA lattice", "highlight error"), balance),
+        "forgetting": table(("fine-tuning", "photographs, cPSNR", "change", "patterns, cPSNR", "change"), forgetting),
+        "light": table(("trained as", "pictures made brighter by", "cPSNR", "cPSNR linear", "highlight error"), light),
+    }
+    return {f"demosaic {name}": "\n".join(lines) for name, lines in tables.items()}
+
+
+def _lattices(scores: Sequence[Mapping[str, float]]) -> tuple[str]:
+    """Return the lattice in a smooth picture at each checkpoint, 1/255."""
+    return (", ".join(f"{one['flat_lattice']:.3f}" for one in scores),)
 
 
 def _gain(better: Mapping[str, Any]) -> str:
