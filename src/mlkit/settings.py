@@ -82,7 +82,8 @@ class TrainSettings(Settings):
     channels_last: bool | Literal["auto"] = "auto"
     """Memory order of images; `auto` decides together with `precision`."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Exponential moving average of the weights; evaluation and inference use it. None: off."""
+    """Exponential moving average of the weights, less of it in the first updates; evaluation and inference use it.
+    None: off."""
     freeze: Annotated[tuple[str, ...], Listed] = ()
     """Names of parameters that stay as they are, `*` for any part: ("encoder.*",). Statistics of normalisation layers
     whose parameters are all frozen stay too."""

@@ -29,18 +29,19 @@ def test_the_average_is_the_geometric_sum_of_the_weights(decay: float) -> None:
     model = net()
     start, history, rng = weights_of(model), [], np.random.default_rng(4)
     ema = Ema(model, decay)
-    for _ in range(40):
+    for number in range(40):
         with torch.no_grad():
             for value in model.parameters():
                 value.add_(torch.tensor(rng.standard_normal(tuple(value.shape)), dtype=torch.float32))
-        ema.update(model)
+        ema.update(model, number)
         history.append(weights_of(model))
     assert ema.state().keys() == TRAINED
     for name, average in ema.state().items():
-        # closed form: d^n w_0 + (1 - d) sum_i d^(n - 1 - i) w_i
-        expected = decay**40 * start[name]
+        # closed form: what update i brings in is kept by all later ones; update i keeps min(d, (1 + i) / (10 + i))
+        kept = np.minimum(decay, (1 + np.arange(40)) / (10 + np.arange(40)))
+        expected = np.prod(kept) * start[name]
         for number, weights in enumerate(history):
-            expected = expected + (1 - decay) * decay ** (39 - number) * weights[name]
+            expected = expected + (1 - kept[number]) * np.prod(kept[number + 1 :]) * weights[name]
         np.testing.assert_allclose(average.numpy(), expected, rtol=2e-5, atol=2e-6)
 
 
@@ -51,7 +52,7 @@ def test_the_average_is_in_the_model_inside_the_block_and_the_weights_after_it_b
     with torch.no_grad():
         for value in model.parameters():
             value.mul_(1.7)
-    ema.update(model)
+    ema.update(model, 1000)
     objects = [id(value) for value in model.parameters()]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     average = {name: value.clone() for name, value in ema.state().items()}
@@ -81,7 +82,7 @@ def test_switched_off_it_does_nothing() -> None:
     model = net()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     ema = Ema(model, None)
-    ema.update(model)
+    ema.update(model, 1000)
     assert ema.state() == {}
     with ema.applied(model):
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -92,13 +93,13 @@ def test_a_loaded_average_goes_on_as_the_saved_one() -> None:
     whole = Ema(model, 0.8)
     with torch.no_grad():
         model[0].weight.add_(1)
-    whole.update(model)
+    whole.update(model, 1000)
     again = Ema(net(), 0.8)
     again.load({name: value.clone() for name, value in whole.state().items()})
     with torch.no_grad():
         model[0].weight.mul_(-2)
-    whole.update(model)
-    again.update(model)
+    whole.update(model, 1000)
+    again.update(model, 1000)
     assert all(torch.equal(again.state()[name], value) for name, value in whole.state().items())
 
 
@@ -110,5 +111,17 @@ def test_half_precision_weights_are_averaged_in_float32() -> None:
     with torch.no_grad():
         model.weight.fill_(2.0)
     for _ in range(10):
-        ema.update(model)  # each step is 0.001: below what bfloat16 holds at 1.0
+        ema.update(model, 10_000)  # each step is 0.001: below what bfloat16 holds at 1.0
     assert ema.state()["weight"].item() == pytest.approx(2 - 0.999**10, rel=1e-5)
+
+
+def test_the_initial_weights_are_soon_forgotten() -> None:
+    model = net()
+    ema = Ema(model, 0.999)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.fill_(1.0)
+    for step in range(200):
+        ema.update(model, step)
+    for average in ema.state().values():
+        torch.testing.assert_close(average, torch.ones_like(average), atol=1e-4, rtol=0)

@@ -125,7 +125,7 @@ def _train(
         seed_everything(derive_seed(settings.seed, "step", state.step, accelerator.process_index))
         lr = lr_at(state.step, settings.train, run.plan.steps, run.plan.warmup_steps)
         scalars, warnings, stopping = _update(run, data, stop, step=state.step, lr=lr)
-        run.ema.update(run.net)
+        run.ema.update(run.net, state.step)
         state.step += 1
         state.samples_seen += run.plan.samples_per_step
         state.train_s += perf_counter() - started_s
