@@ -69,6 +69,16 @@ def test_a_raw_file_has_no_truth_is_white_balanced_and_keeps_its_phase(monkeypat
     assert np.array_equal(xtrans.colors(30, 1024, tuple(sample["phase"].tolist())), sites)
 
 
+def test_a_raw_file_is_seen_upright(monkeypatch: pytest.MonkeyPatch) -> None:
+    mosaic = np.random.default_rng(0).random((30, 44)).astype(np.float32)
+    frame = RawFrame(Path("a.RAF"), "X", mosaic, xtrans.colors(6, 6, (1, 2)), (1.0, 1.0, 1.0), np.eye(3), orientation=6)
+    monkeypatch.setattr(images, "read_raw", lambda path: frame)
+    sample = sample_of(Path("a.RAF"))
+    assert np.array_equal(sample["mosaic"][0], mosaic.T[:, ::-1])  # 6: the camera's right side is below
+    sites = xtrans.colors(30, 44, (1, 2)).T[:, ::-1]
+    assert np.array_equal(xtrans.colors(44, 30, tuple(sample["phase"].tolist())), sites)
+
+
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     path, _ = saved(tmp_path / "a.png", 5, 40)
     with pytest.raises(DataError, match=r"a.png is 40 x 5 px, too small for the pattern of 6 x 6 px"):

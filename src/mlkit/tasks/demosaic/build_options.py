@@ -32,7 +32,10 @@ def dataset_build(
         str, typer.Option(help="Further reductions at which images are used: 1,2 also at half the side.")
     ] = "1",
     torture: Annotated[
-        int, typer.Option(min=0, help="Synthetic patterns of 13 families.  \\[default: 0; 26 with the sample]")
+        int,
+        typer.Option(
+            min=0, help="Synthetic patterns of 13 families.  \\[default: 0; 26 with the sample]", show_default=False
+        ),
     ] = 0,
     mix: Annotated[
         str,

@@ -24,7 +24,8 @@ class ImagesSource:
     """Samples of any sizes, so batches hold one: {"mosaic", "phase", "image", "encoded"}, of RAW files without "image".
 
     Args:
-        paths: images, whose mosaic is made with phase (0, 0), or X-Trans RAW files, whose mosaic is white-balanced.
+        paths: images, whose mosaic is made with phase (0, 0), or X-Trans RAW files, whose mosaic is upright and
+            white-balanced.
         encoded: mosaic images as sRGB instead of in linear light; RAW files always are in linear light.
         upscale: only 1, since a demosaicer keeps the size.
         fit_multiple: cut images to multiples of it.
@@ -53,10 +54,11 @@ class ImagesSource:
             DataError: when the file is broken, smaller than the pattern, or a RAW file of a Bayer camera.
         """
         from mlkit.imaging.light import srgb_to_linear
+        from mlkit.tasks.demosaic.infer import upright
 
         path = self._paths[index]
         if path.suffix.lower() in RAW_SUFFIXES:
-            frame = read_raw(path)
+            frame = upright(read_raw(path))
             phase = frame.phase
             rows, columns = self._middle(path, *frame.mosaic_hw.shape)
             phase = xtrans.moved(phase, rows.start, columns.start)

@@ -121,7 +121,7 @@ def libraw_shown(frame: RawFrame, symmetry: int, options: Options, *, is_file: b
     if is_file and min(frame.mosaic_hw.shape) >= SMALLEST_PX:
         camera_rgb = transformed(libraw_rgb(frame.path), symmetry)
     else:
-        camera_rgb = libraw_mosaic(frame.mosaic_hw, frame.pattern)
+        camera_rgb = libraw_mosaic(frame.mosaic_hw, frame.pattern, wb=frame.wb)
     assert camera_rgb.shape == (*frame.mosaic_hw.shape, 3), f"{camera_rgb.shape} of {frame.mosaic_hw.shape}"
     shown = np.empty(camera_rgb.shape, np.uint8)
     for top in range(0, len(shown), _BAND_ROWS):

@@ -11,10 +11,10 @@ from typing import Literal
 from mlkit.errors import DataError, MlkitError
 from mlkit.imaging.inputs import INPUT_SUFFIXES
 from mlkit.imaging.jobs import placed, refuse_equal_names
+from mlkit.tasks.demosaic.develop import Highlights
 from mlkit.tasks.demosaic.raw import RAW_SUFFIXES
 
 Format = Literal["tif", "dng", "png", "jpg"]
-Highlights = Literal["clip", "blend"]
 
 MARK = "_rgb"  # in the names of results
 _COMPARE = f"{MARK}_compare"

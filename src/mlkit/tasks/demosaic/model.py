@@ -40,7 +40,8 @@ class Block(nn.Module):
 
 
 class XTransNet(nn.Module):
-    """RGB of an X-Trans mosaic of any size from 6 px and any phase; its receptive field is 3 (2 blocks + 3) px wide.
+    """RGB of an X-Trans mosaic of any size from 6 px and any phase; what a cell becomes depends
+    on those up to 2 blocks + 3 cells of 3 px from it.
 
     Args:
         settings: width and depth.
@@ -88,8 +89,8 @@ class XTransNet(nn.Module):
         cells, offset = self._cells(mosaic, phase)
         with torch.autocast(mosaic.device.type, enabled=False):  # bf16 would round flat colours by up to 0.4 %
             rgb = functional.conv2d(cells, self.interpolating)
-            detail = functional.conv2d(cells, self.detail)
-        if not interpolate_only:
+            detail = None if interpolate_only else functional.conv2d(cells, self.detail)
+        if detail is not None:
             rgb = rgb + self.residual(detail.contiguous(memory_format=torch.channels_last)).float()
         return _at_sites(rgb, _kinds(phase, rgb.shape[-2], rgb.shape[-1]), offset, height, width)
 

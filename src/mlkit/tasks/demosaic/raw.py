@@ -144,7 +144,8 @@ def read_raw(path: Path) -> RawFrame:
 def libraw_rgb(path: Path, algorithm: Algorithm = "3-pass") -> Floats:
     """Return [H, W, 3] linear camera RGB of LibRaw's own interpolation, in the scale of `RawFrame.mosaic_hw`.
 
-    It is not turned. LibRaw cuts values below black to 0 before it interpolates.
+    It is not turned. LibRaw cuts values below black to 0 before it interpolates. It gets the mosaic white-balanced, as
+    when it develops a file (without, its interpolation loses some 3 dB); what is returned is not balanced.
 
     Args:
         path: a RAW file of at least 640 px a side.
@@ -167,14 +168,18 @@ def libraw_rgb(path: Path, algorithm: Algorithm = "3-pass") -> Floats:
             )
         if not known:
             frame = read_raw(path)
-            return libraw_mosaic(frame.mosaic_hw, frame.pattern, algorithm)
-        # What LibRaw will not subtract itself: levels that repeat over more than two sites.
+            return libraw_mosaic(frame.mosaic_hw, frame.pattern, algorithm, wb=frame.wb)
         rows, columns = black_hw.shape
-        told = np.array(raw.black_level_per_channel)[np.tile(sites, (rows // len(sites), columns // len(sites)))]
-        for (row, column), rest in np.ndenumerate(np.round(black_hw - told).astype(np.int64)):
-            if rest:
-                levels = visible[row::rows, column::columns]
-                levels[...] = np.clip(levels.astype(np.int64) - rest, 0, 65535)
+        across = (rows // len(sites), columns // len(sites))
+        told = np.tile(np.array(raw.black_level_per_channel, np.float64)[sites], across)
+        color = np.tile([[_RGB[raw.color_desc[site]] for site in line] for line in sites], across)
+        parts = {at: visible[at[0] :: rows, at[1] :: columns] for at in np.ndindex(rows, columns)}
+        wb = np.array(libraw.multipliers(raw.camera_whitebalance) or (1.0, 1.0, 1.0))
+        if (wb != 1).any():  # by a power of two, so that 16 bits are used up
+            top = max((float(part.max()) - black_hw[at]) * wb[color[at]] for at, part in parts.items())
+            wb *= 2.0 ** np.floor(np.log2((65535 - told.max()) / max(top, 1.0)))
+        for at, part in parts.items():  # `told` is what LibRaw itself will take off
+            part[...] = np.clip(np.rint((part - black_hw[at]) * wb[color[at]] + told[at]), 0, 65535)
         made = raw.postprocess(
             demosaic_algorithm=rawpy.DemosaicAlgorithm[_ALGORITHMS[algorithm]],
             output_color=rawpy.ColorSpace.raw,
@@ -187,15 +192,21 @@ def libraw_rgb(path: Path, algorithm: Algorithm = "3-pass") -> Floats:
             adjust_maximum_thr=0.0,
         )
     result: Floats = made.astype(np.float32)
-    result /= np.float32(white - black)
+    result /= (wb * (white - black)).astype(np.float32)
     return result
 
 
-def libraw_mosaic(mosaic_hw: Floats, pattern: NDArray[np.uint8], algorithm: Algorithm = "3-pass") -> Floats:
+def libraw_mosaic(
+    mosaic_hw: Floats,
+    pattern: NDArray[np.uint8],
+    algorithm: Algorithm = "3-pass",
+    *,
+    wb: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> Floats:
     """Return [H, W, 3]: LibRaw's interpolation of a mosaic of any size, through a temporary DNG of 16 bits.
 
     Small mosaics are mirrored out at the right and bottom, about sites that keep the pattern. Values below 0
-    become 0; those above 1 are kept.
+    become 0; those above 1 are kept. `wb` balances the mosaic while it is interpolated.
     """
     height, width = mosaic_hw.shape
     top = max(1.0, float(mosaic_hw.max()))
@@ -205,7 +216,7 @@ def libraw_mosaic(mosaic_hw: Floats, pattern: NDArray[np.uint8], algorithm: Algo
     levels = levels[_mirrored_out(height, pattern)][:, _mirrored_out(width, pattern.T)]
     with tempfile.TemporaryDirectory(prefix="mlkit-") as folder:
         path = Path(folder) / "mosaic.dng"
-        write_cfa_dng(path, levels, pattern, white=white)
+        write_cfa_dng(path, levels, pattern, white=white, wb=wb)
         return np.ascontiguousarray(libraw_rgb(path, algorithm)[:height, :width])
 
 

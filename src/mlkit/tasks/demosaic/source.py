@@ -118,7 +118,7 @@ class MosaicSource:
         if not self._shares or not self._has_real:
             return ""
         ramp = self.settings.mix_ramp
-        come_in = min(1.0, seen / ramp) if ramp and self._has_real else 1.0
+        come_in = min(1.0, seen / ramp) if ramp else 1.0
         drawn = rng.random()
         for group, share in self._shares.items():
             drawn -= share * come_in

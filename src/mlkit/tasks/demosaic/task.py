@@ -132,7 +132,7 @@ class DemosaicTask:
             f"cPSNR {scores['cpsnr']:.2f} dB   SSIM {scores['ssim']:.3f}\n"
             f"texture {scores['texture']:.2f}   zipper {scores['zipper']:.1f} %"
         )
-        lattice = f"CFA harmonics {scores['cfa_harmonic_db']:.1f} dB   lattice {scores['cfa_fold']:.2f}/255"
+        lattice = f"CFA harmonics {scores['cfa_harmonic_db']:.1f} dB\nlattice {scores['cfa_fold']:.2f}/255"
         error = ((made - truth).abs() * _ERROR_GAIN)[0]
         panels += [
             Panel("Truth", _picture(truth[0]), role="given"),
