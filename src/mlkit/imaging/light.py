@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 
+D65_LIGHT = 21  # of the EXIF and DNG tags that name a light source
+
 # IEC 61966-2-1: XYZ of white D65 to linear sRGB.
 XYZ_TO_SRGB: Final[NDArray[np.float64]] = np.array(
     [

@@ -22,17 +22,16 @@ from mlkit.imaging.ifd import (
     LONG,
     RATIONAL,
     SHORT,
+    SRATIONAL,
     Directory,
     Entry,
     entry,
     read_directory,
     write_directory,
 )
-from mlkit.imaging.light import XYZ_TO_SRGB
+from mlkit.imaging.light import D65_LIGHT, XYZ_TO_SRGB
 
-_SRATIONAL = 10
 _CFA, _LINEAR_RAW = 32803, 34892
-_D65 = 21  # EXIF's LightSource
 _HEADER_BYTES = 8
 _STEP = 1_000_000  # of rationals
 _CARRIED = (270, 305, 306, 315, 33432)  # of EXIF's first directory; what its children hold is carried as a whole
@@ -219,8 +218,8 @@ def _camera_tags(
         tags[50728] = _rationals(1.0 / np.asarray(wb, np.float64))
     if color_matrix is not None:
         words = [word for value in np.asarray(color_matrix).ravel() for word in (round(float(value) * _STEP), _STEP)]
-        tags[50721] = Entry(_SRATIONAL, 9, struct.pack("<18i", *words))
-        tags[50778] = entry(SHORT, _D65)
+        tags[50721] = Entry(SRATIONAL, 9, struct.pack("<18i", *words))
+        tags[50778] = entry(SHORT, D65_LIGHT)
     return tags
 
 

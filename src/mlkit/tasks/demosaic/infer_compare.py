@@ -23,6 +23,7 @@ BORDER_PX = 8  # left out of scores, as where LibRaw's are published
 GAIN = 8  # of differences
 _BAND_ROWS = 256
 _DETAIL_PX = 256
+_DETAIL_GAIN = 2
 _WHOLE_PX = 640
 
 
@@ -101,8 +102,8 @@ class Comparison:
             between = change if self.truth is None else _difference(self.made, self.libraw)
             top, left = _busiest(between)
             square = (slice(top, top + _DETAIL_PX), slice(left, left + _DETAIL_PX))
-            rows.append([Panel(title, _unit(image[square])) for title, image, _ in columns])
-        labels = ["whole", "where they\ndiffer most"][: len(rows)]
+            rows.append([Panel(title, _unit(_enlarged(image[square]))) for title, image, _ in columns])
+        labels = ["whole", f"where they\ndiffer most,\nx{_DETAIL_GAIN}"][: len(rows)]
         write_png(path, comparison_grid(rows, heading=heading, labels=labels))
 
 
@@ -151,6 +152,11 @@ def _busiest(change: Levels) -> tuple[int, int]:
     bands = [block_means(change[top : top + _BAND_ROWS]) for top in range(0, len(change), _BAND_ROWS)]
     top, left = busiest_of(np.concatenate(bands), _DETAIL_PX)
     return top, left
+
+
+def _enlarged(image: Levels) -> Levels:
+    """Return each pixel as a square, so that what single pixels do is seen."""
+    return image.repeat(_DETAIL_GAIN, axis=0).repeat(_DETAIL_GAIN, axis=1)
 
 
 def _whole(image: Levels) -> Levels:

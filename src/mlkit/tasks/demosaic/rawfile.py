@@ -21,6 +21,7 @@ from mlkit.imaging.ifd import (
     EXIF_DIRECTORY,
     GPS_DIRECTORY,
     RATIONAL,
+    SRATIONAL,
     Directory,
     Entry,
     byte_order,
@@ -30,6 +31,7 @@ from mlkit.imaging.ifd import (
     read_directory,
     write_block,
 )
+from mlkit.imaging.light import D65_LIGHT
 
 RAF_SIGNATURE = b"FUJIFILMCCD-RAW "
 _RAF_HEADER_BYTES = 108
@@ -39,7 +41,6 @@ _MAKE, _MODEL, _UNIQUE_MODEL, _MAKER_NOTE = 271, 272, 50708, 37500
 # artist, copyright.
 _KEPT = (270, _MAKE, _MODEL, 274, 305, 306, 315, 33432)
 _MOST_DIRECTORIES = 64
-_D65, _SRATIONAL = 21, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +217,9 @@ def _dng_black(entries: dict[int, Entry]) -> NDArray[np.float64] | None:
 
 def _dng_matrix(entries: dict[int, Entry]) -> NDArray[np.float64] | None:
     """Return the colour matrix of a DNG (tags ColorMatrix1 and 2), of two that for D65."""
-    second = 50722 in entries and 50779 in entries and numbers(entries[50779])[:1] == [_D65]
+    second = 50722 in entries and 50779 in entries and numbers(entries[50779])[:1] == [D65_LIGHT]
     found = entries.get(50722 if second else 50721)
-    if found is None or found.kind != _SRATIONAL or found.count != 9:
+    if found is None or found.kind != SRATIONAL or found.count != 9:
         return None
     words = np.frombuffer(found.data, "<i4").astype(np.float64)
     return (words[::2] / np.maximum(words[1::2], 1)).reshape(3, 3)

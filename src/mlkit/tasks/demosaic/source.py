@@ -232,10 +232,10 @@ def as_sample(mosaic: Floats, image_hwc: Floats | None, phase: xtrans.Phase, *, 
 
 
 def encoded_values(values: Floats) -> Floats:
-    """Return linear light as sRGB values."""
+    """Return linear light as sRGB values, cut off at white as pictures are."""
     from mlkit.imaging.light import linear_to_srgb
 
-    return np.asarray(linear_to_srgb(values), dtype=np.float32)
+    return np.minimum(linear_to_srgb(values), 1.0).astype(np.float32)
 
 
 def _entry(values: dict[str, object]) -> Entry:
