@@ -81,7 +81,7 @@ class FlowModel(Settings):
     """Attention heads of 32 channels."""
     double_blocks: Count = 1
     """Blocks in which image and text have weights of their own."""
-    single_blocks: Count = 5
+    single_blocks: Count = 2
     """Blocks in which they share them."""
     prompt_channels: Count = 16
     """Width of the prompt's embedding, which is zero."""
