@@ -290,6 +290,11 @@ def test_the_parameter_counts_of_the_sar_page_are_those_of_the_models() -> None:
 # ---- code on the pages ----------------------------------------------------------------------------------------
 
 
+def section(title: str) -> str:
+    """Return a section of the walkthrough."""
+    return WALKTHROUGH.read_text(encoding="utf-8").split(f"## {title}\n")[1].split("\n## ")[0]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the quickstart's run `first`, cut to three updates and with averaged weights."""
@@ -298,7 +303,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run([*mlkit, *shlex.split("dataset build sar --out data/sample")], folder)
     small = "--max-steps 3 --precision fp32 --set train.channels_last=false --set train.ema_decay=0.5"
     train = f"train --preset sar_tiny --data data/sample --name first {small} --set eval.max_samples=4 --quick-test"
-    (snippet,) = fenced(WALKTHROUGH.read_text(encoding="utf-8").split("## Without a task")[1], "python")
+    (snippet,) = fenced(section("Without a task"), "python")
     (folder / "mine.py").write_text(snippet, encoding="utf-8")
     scorer = """ --set 'eval.scorer="mine:edge_error"'"""
     run([*mlkit, *shlex.split(train + scorer)], folder, PYTHONPATH=str(folder))
@@ -309,6 +314,23 @@ def test_the_scorer_of_the_page_gives_a_value_an_image(trained: Path) -> None:
     report = json.loads((trained / "runs" / "first" / "ckpt-3" / "eval.json").read_text(encoding="utf-8"))
     values = report["scores"]["edge_error"]
     assert len(values) == len(report["ids"]) and all(0 < value < 1 for value in values)
+
+
+def test_the_tally_of_the_page_is_one_and_counts_as_it_says() -> None:
+    import torch
+
+    from mlkit.task import Tallies
+
+    (snippet,) = fenced(section("What a task may add"), "python")
+    namespace: dict[str, Any] = {}
+    exec(snippet, namespace)
+    task = type("Task", (), {"tally": namespace["tally"]})()
+    assert isinstance(task, Tallies)
+    counted = task.tally()
+    for noisy in (torch.zeros(3, 1, 2, 2), torch.full((1, 1, 2, 2), 0.08)):
+        counted.add({}, {"noisy": noisy})
+    assert counted.scores() == {"mean_noisy": pytest.approx(0.02)}
+    assert counted.warnings() == ["dark: the mean is 0.020 of 1"]
 
 
 def test_the_weights_load_in_plain_torch_as_the_page_says(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

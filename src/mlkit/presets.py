@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from mlkit.errors import MlkitError, SettingsError, did_you_mean, listing
-from mlkit.evaluation.criteria import NONFINITE_STEPS
+from mlkit.evaluation.criteria import OF_THE_RUN
 from mlkit.metrics import METRICS
 from mlkit.settings import RunSettings
 from mlkit.tasks import settings_class
@@ -187,14 +187,18 @@ def _unknown_metrics(settings: RunSettings, origins: Mapping[str, str]) -> list[
     """Return a sentence for each metric that this mlkit does not have; a scorer from outside may bring criteria's."""
     named = [("eval.early_stop_metric", settings.eval.early_stop_metric, list(METRICS))]
     if settings.eval.scorer is None:
-        known = [*METRICS, NONFINITE_STEPS]
+        known = [*METRICS, *OF_THE_RUN, *settings.set_scores]
         named += [(f"eval.criteria.{n}.metric", item.metric, known) for n, item in enumerate(settings.eval.criteria)]
     return [
         f"{_origin(origins, key)}{key} = {metric!r}: unknown metric{did_you_mean(metric, known)}; "
-        f"there are {listing(known, 30)}"
+        f"there are {listing(_without_details(known), 60)}"
         for key, metric, known in named
         if metric not in known
     ]
+
+
+def _without_details(keys: Sequence[str]) -> list[str]:
+    return [key for key in keys if key not in METRICS or not METRICS[key].detail]
 
 
 def explain(error: ValidationError, model: type[BaseModel], origins: Mapping[str, str]) -> list[str]:

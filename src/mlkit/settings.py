@@ -7,7 +7,7 @@ environment variable can move files, never change a number.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -140,7 +140,8 @@ class Criterion(Settings):
     """One acceptance criterion, judged by `compare`: `metric` within [`min`, `max`], absolute or over the first run."""
 
     metric: str
-    """A key of METRICS, or `nonfinite_steps`."""
+    """A key of METRICS, `nonfinite_steps`, `fluctuation` (largest rise of the training loss over its lowest value so
+    far, as a share of its whole fall), or a figure that the task counts over the whole set."""
     min: float | None = None
     """Smallest value that passes."""
     max: float | None = None
@@ -199,6 +200,8 @@ class TrackingSettings(Settings):
 
 class RunSettings(Settings):
     """All that decides a run's numbers. Every task subclasses it with its own data, model and loss."""
+
+    set_scores: ClassVar[tuple[str, ...]] = ()  # figures of the task's tally that criteria may name
 
     task: str
     """The task: sar, sr, demosaic, lens or bvae."""

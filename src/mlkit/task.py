@@ -23,7 +23,19 @@ if TYPE_CHECKING:
 
 Batch = Mapping[str, "Tensor"]
 
-__all__ = ["Batch", "Loss", "Panel", "SavesOwnFiles", "Source", "Task", "training_source"]
+__all__ = [
+    "Batch",
+    "DrawsTraining",
+    "GridFiles",
+    "Loss",
+    "Panel",
+    "SavesOwnFiles",
+    "SetTally",
+    "Source",
+    "Tallies",
+    "Task",
+    "training_source",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,51 @@ class SavesOwnFiles(Protocol):
 
     def load_files(self, folder: Path) -> None:
         """Load them in place: the parameters stay the same objects. Raises CheckpointError on any mismatch."""
+        ...
+
+
+class SetTally(Protocol):
+    """What is counted over a whole set, batch by batch."""
+
+    def add(self, outputs: Mapping[str, Tensor], batch: Batch) -> None:
+        """Count a batch: what `predict` returned, and what it was given."""
+        ...
+
+    def scores(self) -> Mapping[str, float]:
+        """Return the figures by name, NaN where one is undefined; names ending in `_0`, `_1`, ... are a family."""
+        ...
+
+    def warnings(self) -> Sequence[str]:
+        """Return what is wrong, one sentence a kind: "posterior collapse: 3 of 10 dimensions are below 0.05 nat"."""
+        ...
+
+
+@runtime_checkable
+class Tallies(Protocol):
+    """A task with figures that no single image has, such as active units: those of an evaluation are in eval.json."""
+
+    def tally(self) -> SetTally:
+        """Return a new count of nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GridFiles:
+    """Pictures beside each checkpoint with training samples above validation samples."""
+
+    train_images: int  # evenly spaced over the training part, always the same
+    by_epoch: str  # file name; {epoch} becomes the number of whole passes over the data
+    best: str  # file name beside a checkpoint that was the best when it was made
+
+
+@runtime_checkable
+class DrawsTraining(Protocol):
+    """A task that wants `grid_files`, besides the grid of validation samples that every task gets."""
+
+    grid_files: ClassVar[GridFiles]
+
+    def plain_train_source(self, data: DatasetManifest) -> Source:
+        """Return the training part without augmentation, under the ids of `train_source`."""
         ...
 
 

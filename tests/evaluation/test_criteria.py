@@ -22,6 +22,8 @@ from mlkit.metrics import METRICS
         ({"metric": "psnr", "min": -1, "max": 1, "relative_to_baseline": True}, "PSNR - baseline in [-1, 1] dB"),
         ({"metric": "nonfinite_steps", "max": 0}, "no non-finite step"),
         ({"metric": "nonfinite_steps", "max": 3}, "non-finite steps <= 3"),
+        ({"metric": "fluctuation", "max": 0.1}, "largest fluctuation of the loss <= 0.1"),
+        ({"metric": "kl_min_dim", "min": 0.05}, "kl_min_dim >= 0.05"),
     ],
 )
 def test_criterion_reads_as_a_sentence(criterion: dict[str, Any], sentence: str) -> None:
@@ -64,3 +66,12 @@ def test_missing_unknown_and_nan_values_never_pass() -> None:
     assert judge({"metric": "psrn", "min": 0.5}, {}).reason == "psrn is no metric of this mlkit"
     nan = judge({"metric": "epi", "min": 0.5}, {"epi": float("nan")})
     assert (nan.passed, nan.value) == (False, None)
+
+
+def test_a_loss_that_never_fell_or_was_not_logged_is_no_pass() -> None:
+    criterion = {"metric": "fluctuation", "max": 0.1}
+    assert judge(criterion, {"fluctuation": 0.1}).passed is True
+    assert judge(criterion, {"fluctuation": 0.11}).passed is False
+    assert judge(criterion, {"fluctuation": float("inf")}).passed is False
+    unknown = judge(criterion, {})
+    assert (unknown.passed, unknown.reason) == (None, "the run has too few rows of its training loss")

@@ -13,10 +13,12 @@ from mlkit.evaluation.statistics import (
     Interval,
     compare_pairs,
     fewest_pairs,
+    mean_interval,
     paired_bootstrap,
     paired_differences,
     sign_flip_p,
     verdict,
+    welch_interval,
 )
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
@@ -214,3 +216,29 @@ def test_a_ratio_is_better_when_it_is_nearer_to_one_from_either_side() -> None:
     # a ratio of 0 is a failure, and stays in
     assert compare_pairs(first, np.zeros(12), "one").improvement.num_dropped == 0
     assert compare_pairs(first, np.zeros(12), "one").verdict == "worse"
+
+
+@pytest.mark.parametrize("num", [2, 3, 5])
+def test_the_interval_over_seeds_is_students_t(num: int) -> None:
+    values = np.random.default_rng(num).normal(3, 2, num)
+    found = mean_interval(values)
+    low, high = stats.t.interval(0.95, num - 1, loc=values.mean(), scale=stats.sem(values))
+    assert (found.low, found.mean, found.high) == pytest.approx((low, values.mean(), high))
+
+
+def test_the_difference_over_seeds_is_welchs_interval() -> None:
+    rng = np.random.default_rng(0)
+    first, other = rng.normal(1, 0.1, 3), rng.normal(2, 0.7, 5)
+    found = welch_interval(first, other)
+    expected = stats.ttest_ind(other, first, equal_var=False).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.mean == pytest.approx(other.mean() - first.mean())
+
+
+def test_one_seed_has_no_interval_and_equal_seeds_have_no_width() -> None:
+    for found in (mean_interval([1.5]), welch_interval([1.0], [2.0, 2.5])):
+        assert math.isfinite(found.mean) and math.isnan(found.low) and math.isnan(found.high)
+        assert verdict(found) == "no difference shown"
+    same = welch_interval([0.5, 0.5], [0.5, 0.5, 0.5])
+    assert (same.low, same.mean, same.high) == (0.0, 0.0, 0.0)
+    assert math.isnan(mean_interval([1.0, math.nan]).mean)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
@@ -95,21 +94,3 @@ def test_a_unit_is_active_when_its_mean_varies_by_more_than_a_hundredth() -> Non
     mu = torch.stack([place.sin() * 0.15, place.sin() * 0.13, place.sin() + 5, torch.full_like(place, 3.0)], dim=1)
     # the variance of a * sin is a^2 / 2: 0.01125, 0.00845, 0.5, 0
     assert scores.active_units(mu).tolist() == [True, False, True, False]
-
-
-@pytest.mark.parametrize(
-    ("losses", "expected"),
-    [
-        (np.linspace(2, 1, 50), 0.0),
-        (np.full(50, 3.0), 0.0),
-        (np.concatenate([np.full(20, 2.0), np.full(20, 1.0), np.full(20, 1.25), np.full(20, 1.0)]), 0.25),
-        (np.linspace(1, 2, 50), math.inf),
-    ],
-    ids=["falling", "flat", "one rise by a quarter of the fall", "rising"],
-)
-def test_the_fluctuation_of_a_loss_is_its_largest_rise_over_its_fall(losses: np.ndarray, expected: float) -> None:
-    assert scores.largest_fluctuation(losses.tolist()) == pytest.approx(expected, abs=1e-9)
-
-
-def test_the_fluctuation_of_a_few_rows_is_unknown() -> None:
-    assert math.isnan(scores.largest_fluctuation([3.0, 2.0, 1.0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,8 @@ import typer
 from mlkit.commands import complete
 
 if TYPE_CHECKING:
-    from mlkit.runs.folders import RunRef
+    from mlkit.evaluation.scores import Candidate, Group
+    from mlkit.runs.folders import RunGroup, RunRef
 
 
 def compare(
@@ -19,7 +21,7 @@ def compare(
         list[str],
         typer.Argument(
             metavar="RUN...",
-            help="Runs (by name or unique prefix), run folders or checkpoints.",
+            help="Runs (by name or unique prefix), groups of `train --seeds`, run folders or checkpoints.",
             autocompletion=complete.runs,
         ),
     ],
@@ -36,22 +38,25 @@ def compare(
 ) -> None:
     """Compare runs with the first one: scores, paired 95 % intervals, verdicts, criteria, a picture.
 
-    A run stands for its best checkpoint, else its last. Runs evaluated on different data or by a different protocol are
-    refused. Writes comparison.json, comparison.md and comparison.png.
+    A run stands for its best checkpoint, else its last; a group of seeds for the mean of its runs, image by image, with
+    an interval over the seeds beside. Runs evaluated on different data or by a different protocol are refused. Writes
+    comparison.json, comparison.md and comparison.png.
 
     Examples:
 
         mlkit compare baseline residual_v1
+
+        mlkit compare option_a option_b option_c
 
         mlkit compare baseline_c16/ckpt-500 baseline_c16/ckpt-1000 --out trend
 
         mlkit compare baseline_c16 residual_v1_c16 resnet_lite_v2_c16 --json
     """
     from mlkit.errors import MlkitError, listing
-    from mlkit.evaluation.comparison import Candidate, compare_checkpoints
+    from mlkit.evaluation.comparison import compare_checkpoints
     from mlkit.files import write_json, write_text
     from mlkit.report.tables import markdown, rich_tables
-    from mlkit.runs.folders import list_runs, nonfinite_steps, resolve_runs
+    from mlkit.runs.folders import list_runs, resolve_runs
 
     if out is not None and out.is_file():
         raise MlkitError(f"--out {out} is a file; give a folder for the results")
@@ -60,10 +65,7 @@ def compare(
         there = listing([run.name for run in list_runs(runs_dir)])
         raise MlkitError(f"compare needs at least two runs, got only '{names[0]}'; runs in {runs_dir}: {there}")
     labels = distinct_labels(refs)
-    candidates = [
-        Candidate(label, ref.chosen_checkpoint(), nonfinite_steps(ref.folder))
-        for label, ref in zip(labels, refs, strict=True)
-    ]
+    candidates = [_candidate(ref, label) for label, ref in zip(labels, refs, strict=True)]
     comparison = compare_checkpoints(candidates, evaluate=lambda checkpoint: _evaluate(checkpoint, data))
     folder = out or runs_dir / ("compare-" + "-vs-".join(ref.label.replace("/", "-") for ref in refs))[:200]
     write_json(folder / "comparison.json", comparison.to_json())
@@ -77,7 +79,7 @@ def compare(
     if picture:
         from mlkit.commands.opened import render_side_by_side
 
-        shown = [(candidate.name, candidate.checkpoint) for candidate in candidates]
+        shown = [(row.seeds.names[0] if row.seeds else row.name, row.checkpoint) for row in comparison.rows]
         try:
             render_side_by_side(shown, list(comparison.shown_ids), folder / "comparison.png", data)
         except MlkitError as error:  # the numbers stand without it, such as where the data lies elsewhere
@@ -86,7 +88,27 @@ def compare(
     typer.echo(f"written: {folder}", err=True)
 
 
-def distinct_labels(refs: list[RunRef]) -> list[str]:
+def _candidate(ref: RunRef | RunGroup, label: str) -> Candidate | Group:
+    """Return what is compared under a name."""
+    from mlkit.evaluation.scores import Group
+    from mlkit.runs.folders import RunGroup
+
+    if isinstance(ref, RunGroup):
+        return Group(label, [_member(run, run.label) for run in ref.runs])
+    return _member(ref, label)
+
+
+def _member(run: RunRef, label: str) -> Candidate:
+    """Return a run's checkpoint with what the run's folder tells of its training."""
+    from mlkit.evaluation.scores import Candidate
+    from mlkit.evaluation.stability import largest_fluctuation
+    from mlkit.runs.folders import nonfinite_steps, training_losses
+
+    fluctuation = largest_fluctuation(training_losses(run.folder))
+    return Candidate(label, run.chosen_checkpoint(), nonfinite_steps(run.folder), fluctuation)
+
+
+def distinct_labels(refs: Sequence[RunRef | RunGroup]) -> list[str]:
     """Return a name for each, with " (2)" after one that repeats."""
     labels: list[str] = []
     for ref in refs:

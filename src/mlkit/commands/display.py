@@ -26,8 +26,9 @@ def duration(seconds: float) -> str:
 
 
 def scores_text(means: Mapping[str, float]) -> str:
-    """Return all scores in one line, without those that no image has (MS-SSIM of small crops)."""
-    return "  ".join(metric_text(key, value) for key, value in means.items() if math.isfinite(value))
+    """Return scores in one line, without details and without those that no image has (MS-SSIM of small crops)."""
+    shown = {key: value for key, value in means.items() if key not in METRICS or not METRICS[key].detail}
+    return "  ".join(metric_text(key, value) for key, value in shown.items() if math.isfinite(value))
 
 
 def metric_text(key: str, value: float) -> str:

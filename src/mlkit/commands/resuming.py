@@ -16,14 +16,14 @@ from mlkit.checkpoint import (
     open_checkpoint,
     read_counters,
 )
+from mlkit.commands.checks import check_ids, check_named
 from mlkit.commands.opened import dataset_of
 from mlkit.commands.session import (
-    check_ids,
-    check_named,
     held_alone,
     new_run_json,
     open_accelerator,
     print_card,
+    print_json,
     run_log,
     say,
     train_in,
@@ -133,7 +133,7 @@ def resume_with(
             if weights_only:
                 where = f"the weights of {where}"
             print_card(f"mlkit resume  {folder.name}", {"from": where, **changed})
-        train_in(
+        result = train_in(
             folder,
             task,
             manifest,
@@ -142,6 +142,8 @@ def resume_with(
             init_from=checkpoint if weights_only else _parent(folder, checkpoint),
             as_json=as_json,
         )
+    if as_json:
+        print_json(result)
 
 
 def _check_memory(settings: RunSettings, checkpoint: Checkpoint, counters: Mapping[str, Any]) -> None:

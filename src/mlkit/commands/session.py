@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import uuid
@@ -20,18 +19,15 @@ from mlkit.checkpoint import Checkpoint
 from mlkit.commands.display import duration, metric_text, scores_text
 from mlkit.data.manifest import DatasetManifest, open_manifest
 from mlkit.data.opening import open_dataset, refuse_unfit
-from mlkit.errors import DataError, MlkitError, StoppedError
-from mlkit.files import existing_parent, locked, remove_partials
-from mlkit.outside import outside_function
+from mlkit.errors import MlkitError, StoppedError
+from mlkit.files import locked, remove_partials
 from mlkit.presets import to_toml
 from mlkit.runs.folders import read_run_json, set_status
 from mlkit.settings import Places, RunSettings
-from mlkit.task import SavesOwnFiles, Task
-from mlkit.training.tracking import refuse_absent_trackers
+from mlkit.task import Task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from torch import nn
 
     from mlkit.training.state import Outcome
 
@@ -78,59 +74,6 @@ def dataset_for(task: Task, data: Path | None, accelerator: Accelerator | None =
     return manifest
 
 
-def checkpoint_bytes(net: nn.Module, settings: RunSettings) -> int:
-    """Return the size of one full checkpoint: weights, two moments of AdamW, and the average where it is on."""
-    trained = sum(value.numel() for value in net.parameters() if value.requires_grad)
-    frozen = 0 if isinstance(net, SavesOwnFiles) else sum(value.numel() for value in net.parameters()) - trained
-    buffers = sum(value.numel() for value in net.buffers())
-    return 4 * (trained * (3 + (settings.train.ema_decay is not None)) + frozen + buffers)
-
-
-def check_disk(folder: Path, net: nn.Module, settings: RunSettings) -> str:
-    """Return a line on the disk that a run needs; raises DataError when there is less."""
-    kept = settings.checkpoint.keep_last + settings.checkpoint.keep_best + 1  # one more while the newest is written
-    needed = kept * checkpoint_bytes(net, settings)
-    if settings.train.ewc > 0:  # the weights at the start and their Fisher information
-        needed += 8 * sum(value.numel() for value in net.parameters() if value.requires_grad)
-    free = shutil.disk_usage(existing_parent(folder)).free
-    if free < needed:
-        raise DataError(
-            f"{folder} needs {_size(needed)} for {kept} checkpoints but {_size(free)} are free; free some, "
-            f"lower checkpoint.keep_last, or move runs with MLKIT_RUNS_DIR"
-        )
-    return f"{_size(needed)} for up to {kept} checkpoints ({_size(free)} free)"
-
-
-def _size(num_bytes: float) -> str:
-    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
-
-
-def check_named(settings: RunSettings) -> None:
-    """Refuse a package, a folder or a function from outside that is not there, before anything is written."""
-    from mlkit.tasks import load_task
-
-    refuse_absent_trackers(settings.tracking)
-    for named, key in ((settings.data.loader, "data.loader"), (settings.eval.scorer, "eval.scorer")):
-        if named is not None:
-            outside_function(named, key)
-    if settings.eval.guard_data is not None:
-        from mlkit.training.forgetting import guarded_data
-
-        guarded_data(settings)
-    if settings.checkpoint.eval_images_dir is not None:
-        from mlkit.imaging.images import list_images
-
-        list_images(Path(settings.checkpoint.eval_images_dir), load_task(settings).image_suffixes)
-
-
-def check_ids(task: Task, data: DatasetManifest) -> None:
-    """Refuse ids for the grid that no validation sample has, before anything is written."""
-    from mlkit.evaluation.evaluate import indices_of_ids
-
-    if task.settings.checkpoint.eval_ids:
-        indices_of_ids(task.eval_source(data), task.settings.checkpoint.eval_ids)
-
-
 def print_card(title: str, lines: Mapping[str, str]) -> None:
     """Print the opening card of a run."""
     from rich.console import Console
@@ -162,11 +105,14 @@ def run_log(folder: Path) -> Iterator[None]:
         handler.close()
 
 
-def new_run_json(name: str, settings: RunSettings, data: DatasetManifest, lineage: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the run.json of a run that starts now."""
+def new_run_json(
+    name: str, settings: RunSettings, data: DatasetManifest, lineage: Mapping[str, Any], group: str = ""
+) -> dict[str, Any]:
+    """Return the run.json of a run that starts now; `group` is that of runs which differ in nothing but the seed."""
     return {
         "id": uuid.uuid4().hex[:12],
         "name": name,
+        **({"group": group} if group else {}),
         "task": settings.task,
         "preset": settings.preset,
         "status": "wip",
@@ -208,8 +154,11 @@ def train_in(
     resume: Checkpoint | None,
     init_from: Checkpoint | None,
     as_json: bool,
-) -> None:
+) -> dict[str, Any]:
     """Train in a run's folder and tell how it ended; the status of the run follows.
+
+    Returns:
+        what `--json` prints, empty in another process than the main one; with `as_json` no card is printed.
 
     Raises:
         StoppedError: when a signal stopped it and it was saved.
@@ -245,7 +194,7 @@ def train_in(
                     set_status(folder, "failed")
             raise
         if not main:
-            return
+            return {}
         if outcome.stopped_by:
             say_failures(outcome)
             raise StoppedError(
@@ -253,7 +202,10 @@ def train_in(
                 f"continue with: mlkit resume {folder}"
             )
         set_status(folder, "success")
-        closing(folder, task, outcome, as_json)
+        say_failures(outcome)
+        if not as_json:
+            print_closing(folder, task, outcome)
+        return result_of(folder, outcome)
 
 
 @contextmanager
@@ -273,32 +225,40 @@ def held_alone(folder: Path) -> Iterator[None]:
 
 
 def say_failures(outcome: Outcome) -> None:
-    """Repeat what failed without ending the training."""
-    for failure in outcome.failures:
+    """Repeat what failed without ending the training, and what the last evaluation says is wrong."""
+    for failure in (*outcome.failures, *outcome.warnings):
         say(f"warning: {failure}")
 
 
-def closing(folder: Path, task: Task, outcome: Outcome, as_json: bool) -> None:
-    """Print scores, the pictures' places and the next command; with `as_json` one JSON object on stdout."""
-    import json
-
+def result_of(folder: Path, outcome: Outcome) -> dict[str, Any]:
+    """Return what `--json` says of a training that ended."""
     from mlkit.training.validation import finite
 
-    say_failures(outcome)
     grid = outcome.checkpoint.folder / "grid.png"
-    if as_json:
-        result = {
-            "run": str(folder),
-            "checkpoint": str(outcome.checkpoint.folder),
-            "step": outcome.state.step,
-            "best_step": outcome.state.best_step,
-            "stopped_early": outcome.stopped_early,
-            "scores": finite(outcome.means),
-            "grid": str(grid) if grid.exists() else None,
-            "failures": list(outcome.failures),
-        }
+    return {
+        "run": str(folder),
+        "checkpoint": str(outcome.checkpoint.folder),
+        "step": outcome.state.step,
+        "best_step": outcome.state.best_step,
+        "stopped_early": outcome.stopped_early,
+        "scores": finite(outcome.means),
+        "grid": str(grid) if grid.exists() else None,
+        "failures": list(outcome.failures),
+        "warnings": list(outcome.warnings),
+    }
+
+
+def print_json(result: Mapping[str, Any]) -> None:
+    """Print a result on stdout; nothing in another process than the main one, where it is empty."""
+    import json
+
+    if result:
         print(json.dumps(result, indent=2, allow_nan=False))  # noqa: T201
-        return
+
+
+def print_closing(folder: Path, task: Task, outcome: Outcome) -> None:
+    """Print scores, the pictures' places and the next command."""
+    grid = outcome.checkpoint.folder / "grid.png"
     lines = {"trained": f"{outcome.state.step} steps in {duration(outcome.state.train_s)}"}
     if outcome.stopped_early:
         lines["trained"] += f", stopped early: no better {task.settings.eval.early_stop_metric} for a while"

@@ -25,6 +25,10 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="One TOML assignment; repeatable.", rich_help_panel=RUN),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.", rich_help_panel=RUN)] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="A run for each of these seeds: 0,1,2; `compare` takes them as one.", rich_help_panel=RUN),
+    ] = None,
     quick_test: Annotated[
         bool, typer.Option("--quick-test", help="The preset's small budget, to see it work.", rich_help_panel=RUN)
     ] = False,
@@ -78,8 +82,11 @@ def train(
 
         mlkit train --preset residual_v1_c16 --data data/s1 --name v1.0_s1 --workers 2
 
+        mlkit train --preset baseline_c16 --data data/s1 --seeds 0,1,2
+
         mlkit train --preset baseline_c16 --quick-test --set 'loss.ssim_weight=0.5'
     """
+    from mlkit.commands.seeds import parse_seeds
     from mlkit.commands.starting import Request, start
 
     flags = {
@@ -109,5 +116,6 @@ def train(
             data=data,
             device=device,
             as_json=as_json,
+            seeds=parse_seeds(seeds) if seeds is not None else (),
         )
     )

@@ -24,6 +24,15 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class FamilySource(Protocol):
+    """A source whose samples are of several families, such as real pictures and kinds of patterns."""
+
+    def family(self, index: int) -> str:
+        """Return the name of a sample's family; `eval.json` keeps it and `compare` gives the means of each."""
+        ...
+
+
+@runtime_checkable
 class RampedSource(Protocol):
     """A source whose training samples change over a run, such as a mix that is turned up slowly."""
 

@@ -1,6 +1,7 @@
 """Runs set side by side on the same images: means, paired differences to the first, verdicts, criteria.
 
-It reads the scores that evaluations left on disk (`eval.json`), so comparing costs no model and no torch.
+It reads the scores that evaluations left on disk (`eval.json`), so comparing costs no model and no torch. Runs that
+differ in the seed alone are compared as one: per image the mean over them.
 """
 
 from __future__ import annotations
@@ -14,40 +15,62 @@ from typing import Any
 import numpy as np
 
 from mlkit.errors import DataError, listing
-from mlkit.evaluation.criteria import NONFINITE_STEPS, Judged, judge
+from mlkit.evaluation.criteria import FLUCTUATION, NONFINITE_STEPS, Judged, judge
+from mlkit.evaluation.scores import (
+    NOT_RANKED,
+    Candidate,
+    Group,
+    Scores,
+    pooled,
+    read_facts,
+    read_scores,
+    refuse_unequal,
+    unlike_settings,
+)
+from mlkit.evaluation.seeds import Seeds, over_seeds
 from mlkit.evaluation.statistics import Difference, Floats, compare_pairs, fewest_pairs, paired_differences
-from mlkit.files import read_json
 from mlkit.metrics import METRICS
 
 COMPARISON_FORMAT = 1
-_EVAL_FORMAT = 1
-_CHECKPOINT_FORMAT = 1
-# Every model is trained on its own loss: two losses have no common scale, so they are never ranked.
-_NOT_RANKED = ("loss",)
-_AGAIN = "delete it and compare again, which makes it anew"
 
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One checkpoint to compare, under the name that tables show."""
-
-    name: str
-    checkpoint: Path
-    nonfinite_steps: int = 0
+__all__ = ["Candidate", "Comparison", "Group", "Row", "choose_images", "compare_checkpoints"]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One model."""
+    """One model, or the models of several seeds."""
 
     name: str
-    checkpoint: Path
+    checkpoint: Path  # of a group the first one's
     step: int
     parameters: int | None
     facts: Mapping[str, float]  # values_ratio, bits_per_px: what the task's models store
     means: Mapping[str, float | None]  # over the images with a finite score
     differences: Mapping[str, Difference]  # to the first row; empty there
     criteria: Sequence[Judged]
+    nonfinite_steps: int  # of all seeds
+    fluctuation: float  # of the training loss, the largest of all seeds; NaN where unknown
+    set_scores: Mapping[str, float]  # figures of all images together; NaN where one is undefined
+    families: Mapping[str, Mapping[str, float | None]]  # means by family of images; empty where there is but one
+    seeds: Seeds | None  # of a group
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for comparison.json."""
+        return {
+            "name": self.name,
+            "checkpoint": str(self.checkpoint),
+            "step": self.step,
+            "parameters": self.parameters,
+            "facts": dict(self.facts),
+            "means": dict(self.means),
+            "improvement_over_first": {key: found.to_json() for key, found in self.differences.items()},
+            "criteria": [asdict(judged) for judged in self.criteria],
+            "nonfinite_steps": self.nonfinite_steps,
+            "fluctuation": _known(self.fluctuation),
+            "set_scores": {key: _known(value) for key, value in self.set_scores.items()},
+            "families": {family: dict(means) for family, means in self.families.items()},
+            **({"seeds": self.seeds.to_json()} if self.seeds else {}),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,126 +86,40 @@ class Comparison:
     split: str
     notes: Sequence[str]  # what a reader must know before believing the numbers
     shown_ids: Sequence[str]  # images worth looking at: the largest differences, and the median one
+    family_sizes: Mapping[str, int]  # images by family; empty where there is but one
 
     def to_json(self) -> dict[str, Any]:
         """Return what `comparison.json` holds; a number that cannot be known is null."""
-        rows = [
-            {
-                "name": row.name,
-                "checkpoint": str(row.checkpoint),
-                "step": row.step,
-                "parameters": row.parameters,
-                "facts": dict(row.facts),
-                "means": dict(row.means),
-                "improvement_over_first": {key: found.to_json() for key, found in row.differences.items()},
-                "criteria": [asdict(judged) for judged in row.criteria],
-            }
-            for row in self.rows
-        ]
         return {
             "format_version": COMPARISON_FORMAT,
             "dataset_sha256": self.dataset_sha256,
             "dataset_label": self.dataset_label,
             "split": self.split,
             "num_images": self.num_images,
+            "families": dict(self.family_sizes),
             "metrics": list(self.metrics),
             "signatures": dict(self.signatures),
-            "rows": rows,
+            "rows": [row.to_json() for row in self.rows],
             "notes": list(self.notes),
             "shown_ids": list(self.shown_ids),
         }
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """One checkpoint's evaluation, as read from disk."""
+class _Entry:
+    """What was read of one row."""
 
-    name: str
-    step: int
-    dataset_sha256: str
-    dataset_label: str
-    split: str
-    protocol: str
-    signatures: Mapping[str, str]
-    by_id: Mapping[str, int]
-    scores: Mapping[str, Floats]  # [N] by metric; NaN where an image has none
-
-    def on(self, ids: Sequence[str], key: str) -> Floats:
-        """Return the scores of these images, [len(ids)]."""
-        return self.scores[key][[self.by_id[name] for name in ids]]
-
-
-# ---------------------------------------------------------------------------------------------- reading
-
-
-def read_scores(candidate: Candidate, evaluate: Callable[[Path], None] | None = None) -> Scores:
-    """Return a checkpoint's scores; `evaluate` is called to make them where they are missing.
-
-    Raises:
-        DataError: when eval.json is missing (and there is no `evaluate`), damaged, or newer than this mlkit.
-    """
-    path = candidate.checkpoint / "eval.json"
-    if evaluate is not None and not path.is_file():
-        evaluate(candidate.checkpoint)
-    found = read_json(path, "evaluation", _EVAL_FORMAT)
-    try:
-        ids = [str(name) for name in found["ids"]]
-        scores = {key: np.array(values, np.float64) for key, values in found["scores"].items()}  # null becomes NaN
-        scores = {key: np.where(np.isfinite(values), values, np.nan) for key, values in scores.items()}
-        read = Scores(
-            name=candidate.name,
-            step=int(found["step"]),
-            dataset_sha256=str(found["dataset_sha256"]),
-            dataset_label=str(found.get("dataset_label") or ""),
-            split=str(found["split"]),
-            protocol=str(found.get("protocol", "default")),
-            signatures={key: str(found["signatures"].get(key, "")) for key in scores},
-            by_id={name: place for place, name in enumerate(ids)},
-            scores=scores,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"evaluation {path} is damaged: {type(error).__name__} {error}; {_AGAIN}") from error
-    if len(read.by_id) != len(ids):
-        raise DataError(f"evaluation {path} is damaged: {len(ids) - len(read.by_id)} image ids repeat; {_AGAIN}")
-    if wrong := [key for key, values in scores.items() if values.shape != (len(ids),)]:
-        raise DataError(f"evaluation {path} is damaged: {listing(wrong)} has not one score an image; {_AGAIN}")
-    return read
-
-
-def refuse_unequal(all_scores: Sequence[Scores]) -> None:
-    """Raise one DataError with every reason for which the others cannot be ranked against the first."""
-    first = all_scores[0]
-    problems: list[str] = []
-    for other in all_scores[1:]:
-        pair = f"cannot compare {first.name} with {other.name}"
-        if first.dataset_sha256 != other.dataset_sha256:
-            problems.append(
-                f"{pair}: they were evaluated on different datasets ({first.dataset_sha256[:12]} and "
-                f"{other.dataset_sha256[:12]}); compare runs of one dataset"
-            )
-        for what, one, two in (("part", first.split, other.split), ("protocol", first.protocol, other.protocol)):
-            if one != two:
-                problems.append(
-                    f"{pair}: the {what} of the evaluation is '{one}' in {first.name} and '{two}' in {other.name}; "
-                    f"evaluate both with the same {what}"
-                )
-        problems += [
-            f"{pair}: the signature of {key} is '{first.signatures[key]}' in {first.name} and "
-            f"'{other.signatures[key]}' in {other.name}; delete the older eval.json and compare again"
-            for key in first.signatures
-            if key in other.signatures and key not in _NOT_RANKED and first.signatures[key] != other.signatures[key]
-        ]
-    if problems:
-        raise DataError(*problems)
-
-
-# -------------------------------------------------------------------------------------------- comparing
+    members: Sequence[Candidate]
+    member_scores: Sequence[Scores]
+    facts: Sequence[Mapping[str, Any]]  # of each member
+    scores: Scores  # of all members as one
+    is_group: bool
 
 
 def compare_checkpoints(
-    candidates: Sequence[Candidate], *, evaluate: Callable[[Path], None] | None = None, seed: int = 0
+    candidates: Sequence[Candidate | Group], *, evaluate: Callable[[Path], None] | None = None, seed: int = 0
 ) -> Comparison:
-    """Return the comparison of checkpoints with the first of them, over the images that all have.
+    """Return the comparison of checkpoints, or groups of them, with the first, over the images that all have.
 
     Args:
         candidates: at least two.
@@ -193,38 +130,19 @@ def compare_checkpoints(
         DataError: unequal datasets, parts or signatures, no common image or metric, damaged files.
     """
     assert len(candidates) >= 2, "a comparison needs two"
-    checkpoints = [_read_checkpoint(candidate) for candidate in candidates]
-    all_scores = [read_scores(candidate, evaluate) for candidate in candidates]
-    refuse_unequal(all_scores)
-    first = all_scores[0]
+    entries = _read(candidates, evaluate)
+    first = entries[0].scores
+    all_scores = [entry.scores for entry in entries]
     names = listing([scores.name for scores in all_scores])
     ids = [name for name in first.by_id if all(name in scores.by_id for scores in all_scores)]
     if not ids:
         raise DataError(f"{names} share no evaluated image; delete their eval.json and compare again")
     shared = [key for key in METRICS if all(key in scores.scores for scores in all_scores)]
-    ranked = [key for key in shared if key not in _NOT_RANKED]
+    ranked = [key for key in shared if key not in NOT_RANKED]
     if not ranked:
         raise DataError(f"{names} share no metric; delete their eval.json and compare again")
-    rows: list[Row] = []
-    for candidate, scores, facts in zip(candidates, all_scores, checkpoints, strict=True):
-        means = {key: _mean(scores.on(ids, key)) for key in METRICS if key in scores.scores}
-        judged_values = {**means, NONFINITE_STEPS: float(candidate.nonfinite_steps)}
-        baseline = None
-        if rows:
-            baseline = {key: _mean(scores.on(ids, key) - first.on(ids, key)) for key in shared}
-            baseline[NONFINITE_STEPS] = float(candidate.nonfinite_steps - candidates[0].nonfinite_steps)
-        rows.append(
-            Row(
-                name=candidate.name,
-                checkpoint=candidate.checkpoint,
-                step=scores.step,
-                parameters=facts["parameters"],
-                facts=facts["facts"],
-                means=means,
-                differences=_differences(first, scores, ids, ranked, seed) if rows else {},
-                criteria=[judge(criterion, judged_values, baseline) for criterion in facts["criteria"]],
-            )
-        )
+    sizes = _family_sizes(first, ids)
+    rows = [_row(entry, entries[0], ids, shared, sizes, seed) for entry in entries]
     main = ranked[0]
     main_differences = paired_differences(first.on(ids, main), all_scores[1].on(ids, main), METRICS[main].better)
     return Comparison(
@@ -235,8 +153,9 @@ def compare_checkpoints(
         dataset_sha256=first.dataset_sha256,
         dataset_label=next((scores.dataset_label for scores in all_scores if scores.dataset_label), ""),
         split=first.split,
-        notes=_notes(rows, all_scores, ids, ranked),
+        notes=_notes(rows, entries, ids, ranked),
         shown_ids=choose_images(ids, main_differences),
+        family_sizes=sizes,
     )
 
 
@@ -251,6 +170,61 @@ def choose_images(ids: Sequence[str], differences: Floats, largest: int = 3) -> 
     return [ids[i] for i in order[:largest] + rest[:1]]
 
 
+def _read(candidates: Sequence[Candidate | Group], evaluate: Callable[[Path], None] | None) -> list[_Entry]:
+    members = [tuple(one.members) if isinstance(one, Group) else (one,) for one in candidates]
+    facts = [[read_facts(member) for member in own] for own in members]
+    scores = [[read_scores(member, evaluate) for member in own] for own in members]
+    refuse_unequal([one for own in scores for one in own])
+    return [
+        _Entry(own, own_scores, own_facts, pooled(one.name, own_scores), isinstance(one, Group))
+        for one, own, own_scores, own_facts in zip(candidates, members, scores, facts, strict=True)
+    ]
+
+
+def _row(
+    entry: _Entry, baseline: _Entry, ids: Sequence[str], shared: Sequence[str], sizes: Mapping[str, int], seed: int
+) -> Row:
+    """Return the row of an entry; that of the baseline itself has no differences."""
+    scores, first, is_first = entry.scores, baseline.scores, entry is baseline
+    means = {key: _mean(scores.on(ids, key)) for key in METRICS if key in scores.scores}
+    figures, of_first = ({**_of_the_run(one.members), **one.scores.set_scores} for one in (entry, baseline))
+    differences = None
+    if not is_first:
+        differences = {key: _mean(scores.on(ids, key) - first.on(ids, key)) for key in shared}
+        differences |= {key: value - of_first[key] for key, value in figures.items() if key in of_first}
+    ranked = [key for key in shared if key not in NOT_RANKED]
+    return Row(
+        name=scores.name,
+        checkpoint=entry.members[0].checkpoint,
+        step=scores.step,
+        parameters=entry.facts[0]["parameters"],
+        facts=entry.facts[0]["facts"],
+        means=means,
+        differences={} if is_first else _differences(first, scores, ids, ranked, seed),
+        criteria=[judge(criterion, {**means, **figures}, differences) for criterion in entry.facts[0]["criteria"]],
+        nonfinite_steps=int(figures[NONFINITE_STEPS]),
+        fluctuation=figures.get(FLUCTUATION, math.nan),
+        set_scores=scores.set_scores,
+        families=_family_means(scores, ids, ranked, first.family_of) if sizes else {},
+        seeds=over_seeds(
+            entry.member_scores,
+            [member.checkpoint for member in entry.members],
+            ids,
+            ranked,
+            baseline.member_scores if baseline.is_group and not is_first else None,
+        )
+        if entry.is_group
+        else None,
+    )
+
+
+def _of_the_run(members: Sequence[Candidate]) -> dict[str, float]:
+    """Return what criteria judge and no score tells: all steps that were not finite, the largest fluctuation."""
+    known = [member.fluctuation for member in members if not math.isnan(member.fluctuation)]
+    nonfinite = float(sum(member.nonfinite_steps for member in members))
+    return {NONFINITE_STEPS: nonfinite, **({FLUCTUATION: max(known)} if known else {})}
+
+
 def _differences(
     first: Scores, other: Scores, ids: Sequence[str], keys: Sequence[str], seed: int
 ) -> dict[str, Difference]:
@@ -262,13 +236,39 @@ def _mean(values: Floats) -> float | None:
     return float(finite.mean()) if finite.size else None
 
 
-def _notes(rows: Sequence[Row], all_scores: Sequence[Scores], ids: Sequence[str], ranked: Sequence[str]) -> list[str]:
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _family_sizes(first: Scores, ids: Sequence[str]) -> dict[str, int]:
+    """Return how many images each family has, in the order of their first ones; nothing where there is but one."""
+    sizes: dict[str, int] = {}
+    for name in ids if first.family_of else ():
+        family = first.family_of[name]
+        sizes[family] = sizes.get(family, 0) + 1
+    return sizes if len(sizes) > 1 else {}
+
+
+def _family_means(
+    scores: Scores, ids: Sequence[str], keys: Sequence[str], family_of: Mapping[str, str]
+) -> dict[str, dict[str, float | None]]:
+    """Return the means of each family; the families are those of the first row, since the images are the same."""
+    members: dict[str, list[str]] = {}
+    for name in ids:
+        members.setdefault(family_of[name], []).append(name)
+    return {family: {key: _mean(scores.on(own, key)) for key in keys} for family, own in members.items()}
+
+
+def _notes(rows: Sequence[Row], entries: Sequence[_Entry], ids: Sequence[str], ranked: Sequence[str]) -> list[str]:
     """Return the sentences that keep a reader from believing too much."""
     notes: list[str] = []
-    for scores in all_scores:
+    for entry in entries:
+        scores = entry.scores
+        if unlike := unlike_settings([facts["settings"] for facts in entry.facts]):
+            notes.append(f"{scores.name}: its runs differ in more than the seed: {listing(unlike)}")
         if extra := len(scores.by_id) - len(ids):
             notes.append(f"{scores.name}: {extra} evaluated images that not every run has are left out")
-        if other := [key for key in scores.scores if key not in ranked and key not in _NOT_RANKED]:
+        if other := [key for key in scores.scores if key not in ranked and key not in NOT_RANKED]:
             notes.append(
                 f"{scores.name}: {listing(other)} not compared, since not every run has it or METRICS lacks it"
             )
@@ -286,14 +286,3 @@ def _notes(rows: Sequence[Row], all_scores: Sequence[Scores], ids: Sequence[str]
             if one is not None and two is not None and not math.isclose(one, two, rel_tol=0.01):
                 notes.append(f"not at equal size: {rows[0].name} has {one:g} {words}, {row.name} has {two:g}")
     return notes
-
-
-def _read_checkpoint(candidate: Candidate) -> dict[str, Any]:
-    """Return parameters, facts and criteria of a checkpoint; older ones may lack them."""
-    found = read_json(candidate.checkpoint / "checkpoint.json", "checkpoint", _CHECKPOINT_FORMAT)
-    evaluation = (found.get("settings") or {}).get("eval") or {}
-    return {
-        "parameters": found.get("parameters"),
-        "facts": {key: float(value) for key, value in (found.get("facts") or {}).items() if value is not None},
-        "criteria": list(evaluation.get("criteria") or ()),
-    }

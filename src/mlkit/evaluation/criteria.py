@@ -9,7 +9,10 @@ from typing import Any
 
 from mlkit.metrics import METRICS
 
-NONFINITE_STEPS = "nonfinite_steps"  # counted from what a run left in its folder, not scored on images
+# Told by what a run left in its folder, not scored on images.
+NONFINITE_STEPS = "nonfinite_steps"
+FLUCTUATION = "fluctuation"  # of the training loss: `stability.largest_fluctuation`
+OF_THE_RUN = (NONFINITE_STEPS, FLUCTUATION)
 _SLACK = 1e-9  # relative: a bound that is met in decimal is met in binary too
 
 
@@ -17,7 +20,7 @@ _SLACK = 1e-9  # relative: a bound that is met in decimal is met in binary too
 class Judged:
     """One criterion and what came of it."""
 
-    metric: str  # key of METRICS, or "nonfinite_steps"
+    metric: str  # key of METRICS, "nonfinite_steps", "fluctuation", or a figure of the whole set
     sentence: str  # "PSNR >= baseline + 1.5 dB"
     passed: bool | None  # None: it could not be judged
     value: float | None  # what was judged: the mean over images, or the mean difference to the baseline
@@ -34,7 +37,7 @@ def judge(
     Args:
         criterion: metric, min, max and relative_to_baseline, as in `[[eval.criteria]]` of a preset; bounds belong to
             the interval, and at least one is set.
-        values: mean over images by key of METRICS, and `nonfinite_steps`.
+        values: mean over images by key of METRICS, figures of the whole set, and those OF_THE_RUN.
         differences: mean paired difference to the baseline by key; None for the baseline itself.
     """
     key = str(criterion["metric"])
@@ -44,10 +47,7 @@ def judge(
         return Judged(key, sentence, None, None, "this is the baseline")
     value = (differences or {}).get(key) if relative else values.get(key)
     if value is None:
-        known = key in METRICS or key == NONFINITE_STEPS
-        return Judged(
-            key, sentence, None, None, f"{key} was not scored" if known else f"{key} is no metric of this mlkit"
-        )
+        return Judged(key, sentence, None, None, _unknown(key))
     if not math.isfinite(value):
         return Judged(key, sentence, False, None, f"{key} is not finite")
     low, high = criterion.get("min"), criterion.get("max")
@@ -55,6 +55,13 @@ def judge(
         high is None or value <= high + _SLACK * max(1.0, abs(high))
     )
     return Judged(key, sentence, passed, value)
+
+
+def _unknown(key: str) -> str:
+    """Return why there is no value."""
+    if key == FLUCTUATION:
+        return "the run has too few rows of its training loss"
+    return f"{key} was not scored" if key in METRICS or key == NONFINITE_STEPS else f"{key} is no metric of this mlkit"
 
 
 def sentence_of(criterion: Mapping[str, Any]) -> str:
@@ -65,6 +72,8 @@ def sentence_of(criterion: Mapping[str, Any]) -> str:
         name, unit = "non-finite steps", ""
         if high == 0 and not criterion.get("relative_to_baseline"):
             return "no non-finite step"
+    elif key == FLUCTUATION:
+        name, unit = "largest fluctuation of the loss", ""
     else:
         name, unit = (metric.name, metric.unit) if metric else (key, "")
     unit = f" {unit}" if unit else ""

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlkit.data.sampler import batches
+from mlkit.data.source import FamilySource
 from mlkit.errors import DataError, did_you_mean, listing
 from mlkit.files import write_text
 from mlkit.imaging.grids import Panel, comparison_grid
 from mlkit.metrics import METRICS
 from mlkit.outside import outside_function
 from mlkit.seeding import derive_seed, isolated_rng
-from mlkit.task import Source, Task
+from mlkit.task import Source, Tallies, Task
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,9 @@ class Evaluation:
     scores: dict[str, list[float]] = field(default_factory=dict)
     panels: dict[int, Sequence[Panel]] = field(default_factory=dict)
     signatures: dict[str, str] = field(default_factory=dict)  # of scores whose protocol is not that in METRICS
+    families: list[str] = field(default_factory=list)  # of each image, where the source has several
+    set_scores: dict[str, float] = field(default_factory=dict)  # of all images together
+    warnings: list[str] = field(default_factory=list)  # what these say is wrong
     failures: list[str] = field(default_factory=list)  # what a scorer from outside raised
 
     def means(self) -> dict[str, float]:
@@ -78,6 +82,8 @@ def evaluate(
     seed = task.settings.seed
     result = Evaluation(signatures=dict(task.signatures))
     scorer = _Scorer(task.settings.eval.scorer, result)
+    tally = task.tally() if isinstance(task, Tallies) else None
+    family = source.family if isinstance(source, FamilySource) else None
     keys = [(index, index) for index in indices]
     groups = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
     wanted = set(panels_of)
@@ -90,15 +96,21 @@ def evaluate(
                 for key, values in task.metrics(outputs, batch).items():
                     result.scores.setdefault(key, []).extend(values.float().tolist())
                 scorer.score(outputs, batch)
+                if tally:
+                    tally.add(outputs, batch)
                 for place, index in enumerate(batch["index"].tolist()):
                     result.ids.append(source.sample_id(index))
                     result.indices.append(index)
+                    if family:
+                        result.families.append(family(index))
                     if index in wanted:
                         _draw(task, outputs, batch, place, result)
                 if progress:
                     progress(len(result.ids), len(keys))
     finally:
         net.train(was_training)
+    if tally and result.ids:
+        result.set_scores, result.warnings = dict(tally.scores()), list(tally.warnings())
     return result
 
 
@@ -178,9 +190,8 @@ def grid_picture(
 
 def report_json(evaluation: Evaluation, **facts: Any) -> str:
     """Return eval.json: per-image scores with their signatures, so that two runs can be paired image by image."""
-    scores = {
-        key: [value if math.isfinite(value) else None for value in values] for key, values in evaluation.scores.items()
-    }
+    scores = {key: [_known(value) for value in values] for key, values in evaluation.scores.items()}
+    set_scores = {key: _known(value) for key, value in evaluation.set_scores.items()}
     content: Mapping[str, Any] = {
         "format_version": FORMAT_VERSION,
         **facts,
@@ -190,8 +201,14 @@ def report_json(evaluation: Evaluation, **facts: Any) -> str:
         },
         "ids": evaluation.ids,
         "scores": scores,
+        **({"families": evaluation.families} if evaluation.families else {}),
+        **({"set_scores": set_scores} if set_scores else {}),
     }
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def write_report(path: Path, evaluation: Evaluation, **facts: Any) -> None:

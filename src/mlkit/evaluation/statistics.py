@@ -181,6 +181,40 @@ def sign_flip_p(differences: ArrayLike, resamples: int = 10_000, seed: int = 0) 
     return float((np.count_nonzero(np.abs(sums) >= observed) + 1) / (resamples + 1))
 
 
+def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
+    """Return the mean of independent values, such as one a seed, with Student's t interval; below two there is none."""
+    given = np.asarray(values, np.float64)
+    num = given.size
+    mean = float(given.mean()) if num else math.nan
+    if num < 2 or not math.isfinite(mean):
+        return Interval(mean, math.nan, math.nan, num, level=level)
+    half = _t(num - 1, level) * float(given.std(ddof=1)) / math.sqrt(num)
+    return Interval(mean, mean - half, mean + half, num, level=level)
+
+
+def welch_interval(first: ArrayLike, other: ArrayLike, level: float = 0.95) -> Interval:
+    """Return mean(other) - mean(first) of independent values with its t interval (Welch 1947, unequal variances)."""
+    one, two = np.asarray(first, np.float64), np.asarray(other, np.float64)
+    num = min(one.size, two.size)
+    mean = float(two.mean() - one.mean()) if num else math.nan
+    if num < 2 or not math.isfinite(mean):
+        return Interval(mean, math.nan, math.nan, num, level=level)
+    squared = [float(values.var(ddof=1)) / values.size for values in (one, two)]  # standard errors
+    error = sum(squared)
+    if error == 0:
+        return Interval(mean, mean, mean, num, level=level)
+    freedom = error**2 / sum(part**2 / (values.size - 1) for part, values in zip(squared, (one, two), strict=True))
+    half = _t(freedom, level) * math.sqrt(error)
+    return Interval(mean, mean - half, mean + half, num, level=level)
+
+
+def _t(freedom: float, level: float) -> float:
+    """Return the quantile of Student's t beyond which (1 - level) / 2 lies."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, (1 + level) / 2))
+
+
 def verdict(interval: Interval, better: Better = "higher", p: float | None = None) -> Verdict:
     """Return in words what an interval of differences (other - first) says about the other model.
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from mlkit.evaluation.comparison import Comparison, Row
 from mlkit.evaluation.criteria import Judged
-from mlkit.evaluation.statistics import Difference
+from mlkit.evaluation.statistics import Difference, Interval
 from mlkit.metrics import BETTER_TEXT, METRICS
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 MISSING = "-"
 _WHOLE = ("Improvement", "Verdict")  # columns of words that are not wrapped
+_MANY = 16  # figures of one family, such as the KL of each latent dimension, above which a table only summarises them
+_MOST_COLUMNS = 9  # that a window of 80 columns holds
 _FACTS = {"values_ratio": ("Values", "1/{:g}"), "bits_per_px": ("Bits/px", "{:.2f}")}
 
 
@@ -31,14 +35,16 @@ class Table:
 
 
 def format_value(key: str, value: float | None, *, signed: bool = False, unit: bool = False) -> str:
-    """Return a score with the metric's decimals, "-" where there is none."""
+    """Return a score with the metric's decimals, another figure to three digits; "-" where there is none."""
     if value is None or not math.isfinite(value):
         return MISSING
     metric = METRICS.get(key)
-    decimals = metric.decimals if metric else 0  # what is no metric is a count
+    if metric is None:
+        return f"{value:.0f}" if value == round(value) else f"{value:.3g}"
+    decimals = metric.decimals
     rounded = round(value, decimals) + 0.0  # + 0.0: "-0.00" is 0.00
     text = f"{rounded:{'+' if signed and rounded else ''}.{decimals}f}"
-    return f"{text} {metric.unit}" if unit and metric and metric.unit else text
+    return f"{text} {metric.unit}" if unit and metric.unit else text
 
 
 def format_count(count: int | None) -> str:
@@ -61,8 +67,21 @@ def title(comparison: Comparison) -> str:
 
 
 def tables(comparison: Comparison) -> list[Table]:
-    """Return the models, the improvement of each over the first, and the criteria where there are any."""
-    found = [_models(comparison), *(_improvements(comparison, row) for row in comparison.rows[1:])]
+    """Return the models, the improvement of each over the first, and what else there is: seeds, details, figures of
+    the whole set, families of images, the trainings, criteria."""
+    rows = comparison.rows
+    found = [_models(comparison), *(_improvements(comparison, row) for row in rows[1:])]
+    if any(row.seeds for row in rows):
+        found += [_seed_means(comparison), *(_seed_improvements(comparison, row) for row in rows[1:] if row.seeds)]
+    if details := [key for key in comparison.metrics if METRICS[key].detail]:
+        heading = f"In detail, with what is shown against {rows[0].name}"
+        found.append(Table(heading, ("Metric", *_names(rows)), [_detail(key, rows) for key in details]))
+    if figures := _set_figures(rows):
+        found.append(Table("Of the whole set", ("Figure", *_names(rows)), figures))
+    if comparison.family_sizes:
+        found.append(_families(comparison))
+    if any(row.seeds or not math.isnan(row.fluctuation) for row in rows):
+        found.append(_trainings(rows))
     if any(row.criteria for row in comparison.rows):
         cells = [[row.name, judged.sentence, *_judged(judged)] for row in comparison.rows for judged in row.criteria]
         found.append(Table("Criteria", ("Model", "Criterion", "Result", "Found"), cells, num_text=3))
@@ -71,11 +90,16 @@ def tables(comparison: Comparison) -> list[Table]:
 
 def footnotes(comparison: Comparison) -> list[str]:
     """Return the sentences below the tables."""
-    steps = ", ".join(f"{row.name} at step {row.step}" for row in comparison.rows)
+    steps = ", ".join(f"{row.name} at step {_steps(row)}" for row in comparison.rows)
+    grouped = (
+        "A model of several seeds has the mean of its runs, image by image. Over seeds each run counts as one (95 %: "
+        "Student's t for a mean, Welch's t for a difference), which tells what training again could change."
+    )
     return [
         f"Improvement is over {comparison.rows[0].name}, positive is better, with its 95 % interval (paired "
         "studentised bootstrap over images). A verdict needs an interval without 0 and a sign-flip p of at most 0.05, "
         "each metric for itself. Smallest shown: the difference that as many images show with 80 % power.",
+        *([grouped] if any(row.seeds for row in comparison.rows) else []),
         f"Checkpoints: {steps}.",
         *comparison.notes,
     ]
@@ -115,7 +139,14 @@ def rich_tables(comparison: Comparison) -> RenderableType:
             # In a narrow window names give way; numbers and verdicts do not.
             whole = place >= table.num_text or name in _WHOLE
             least = [*name.split(), *(row[place] for row in table.rows if whole)]
-            drawn.add_column(Text(name), justify=side, overflow="fold", min_width=max(map(len, least)))
+            drawn.add_column(
+                Text(name),
+                justify=side,
+                overflow="fold",
+                min_width=max(map(len, least)),
+                # Rich takes width from the widest column that may wrap, and gives none back below its least.
+                no_wrap=whole and " " not in name,
+            )
         for row in table.rows:
             drawn.add_row(*(Text(cell, style=colors.get(cell, "")) for cell in row))
         parts.append(drawn)
@@ -125,8 +156,13 @@ def rich_tables(comparison: Comparison) -> RenderableType:
 
 def _models(comparison: Comparison) -> Table:
     facts = [fact for fact in _FACTS if any(fact in row.facts for row in comparison.rows)]
-    head = ["Model", "Params", *map(_heading, comparison.metrics), *(_FACTS[fact][0] for fact in facts)]
-    return Table("Models", head, [_model(row, comparison.metrics, facts) for row in comparison.rows])
+    metrics = _main(comparison)
+    head = ["Model", "Params", *map(_heading, metrics), *(_FACTS[fact][0] for fact in facts)]
+    cells = [_model(row, metrics, facts) for row in comparison.rows]
+    if len(head) <= _MOST_COLUMNS:
+        return Table("Models", head, cells)
+    turned = [list(line) for line in zip(head, *cells, strict=True)]  # a column a model
+    return Table("Models", turned[0], turned[1:])
 
 
 def _model(row: Row, metrics: Sequence[str], facts: Sequence[str]) -> list[str]:
@@ -137,18 +173,113 @@ def _model(row: Row, metrics: Sequence[str], facts: Sequence[str]) -> list[str]:
 
 def _improvements(comparison: Comparison, row: Row) -> Table:
     head = ("Metric", "Improvement", "Verdict", "p", "Smallest shown")
-    cells = [[_heading(key), *_improvement(key, row.differences[key])] for key in comparison.metrics]
+    cells = [[_heading(key), *_improvement(key, row.differences[key])] for key in _main(comparison)]
     return Table(f"{row.name} over {comparison.rows[0].name}", head, cells, num_text=3)
 
 
 def _improvement(key: str, found: Difference) -> list[str]:
-    low, mean, high = (
-        format_value(key, value, signed=True)
-        for value in (found.improvement.low, found.improvement.mean, found.improvement.high)
-    )
-    with_interval = mean if MISSING in (low, high) else f"{mean} [{low}, {high}]"
+    with_interval = _with_interval(key, found.improvement, signed=True)
     p = "<0.001" if found.p < 0.001 else f"{found.p:.3f}"
     return [with_interval, found.verdict, p, format_value(key, found.improvement.smallest_shown)]
+
+
+def _with_interval(key: str, interval: Interval, *, signed: bool = False) -> str:
+    """Return "30.1 [29.8, 30.4]", without the ends where they cannot be known."""
+    low, mean, high = (
+        format_value(key, value, signed=signed) for value in (interval.low, interval.mean, interval.high)
+    )
+    return mean if MISSING in (low, high) else f"{mean} [{low}, {high}]"
+
+
+def _seed_means(comparison: Comparison) -> Table:
+    cells = [[_heading(key), *(_cell(key, row) for row in comparison.rows)] for key in _main(comparison)]
+    return Table("Over seeds", ("Metric", *_names(comparison.rows)), cells)
+
+
+def _cell(key: str, row: Row) -> str:
+    """Return a mean or a figure of the whole set; of several seeds with the interval over them."""
+    if row.seeds and key in row.seeds.intervals:
+        return _with_interval(key, row.seeds.intervals[key])
+    return format_value(key, row.means.get(key, row.set_scores.get(key)))
+
+
+def _seed_improvements(comparison: Comparison, row: Row) -> Table:
+    assert row.seeds
+    cells = [
+        [_heading(key), _with_interval(key, row.seeds.improvements[key], signed=True), row.seeds.verdict(key)]
+        for key in _main(comparison)
+        if key in row.seeds.improvements
+    ]
+    title = f"{row.name} over {comparison.rows[0].name}, over seeds"
+    return Table(title, ("Metric", "Improvement", "Verdict"), cells, num_text=3)
+
+
+def _detail(key: str, rows: Sequence[Row]) -> list[str]:
+    """Return the row of a detail: each model's mean, with its verdict where there is a difference to the first."""
+    shown = [_cell(key, row) for row in rows]
+    found = [row.differences[key].verdict if key in row.differences else "" for row in rows]
+    return [
+        _heading(key),
+        *(f"{cell} {word}" if word in ("better", "worse") else cell for cell, word in zip(shown, found, strict=True)),
+    ]
+
+
+def _set_figures(rows: Sequence[Row]) -> list[list[str]]:
+    """Return a line for each figure of the whole set; of a large family of figures its extremes and middle."""
+    keys = list(dict.fromkeys(key for row in rows for key in row.set_scores))
+    families: dict[str, list[str]] = {}
+    for key in keys:
+        families.setdefault(re.sub(r"_\d+$", "", key), []).append(key)
+    lines = []
+    for family, members in families.items():
+        if len(members) <= _MANY:
+            lines += [[key, *(_cell(key, row) for row in rows)] for key in members]
+            continue
+        for word, choose in (("min", min), ("median", median), ("max", max)):
+            values = [[row.set_scores[key] for key in members if key in row.set_scores] for row in rows]
+            shown = [format_value(family, choose(found) if found else None) for found in values]
+            lines.append([f"{family}, {word} of {len(members)}", *shown])
+    return lines
+
+
+def _families(comparison: Comparison) -> Table:
+    """Return the means of each family of images; sorted as they come, so that a model stands below the first."""
+    metrics = _main(comparison)
+    cells = [
+        [family, row.name, str(count), *(format_value(key, row.families[family][key]) for key in metrics)]
+        for family, count in comparison.family_sizes.items()
+        for row in comparison.rows
+    ]
+    return Table("By family", ("Family", "Model", "Images", *map(_heading, metrics)), cells, num_text=2)
+
+
+def _trainings(rows: Sequence[Row]) -> Table:
+    head = ("Model", "Runs", "Step", "Largest fluctuation", "Non-finite steps")
+    cells = [
+        [
+            row.name,
+            str(len(row.seeds.names) if row.seeds else 1),
+            _steps(row),
+            format_value("fluctuation", row.fluctuation) if not math.isinf(row.fluctuation) else "never fell",
+            str(row.nonfinite_steps),
+        ]
+        for row in rows
+    ]
+    return Table("Training", head, cells)
+
+
+def _steps(row: Row) -> str:
+    steps = dict.fromkeys(row.seeds.steps if row.seeds else [row.step])
+    return "/".join(map(str, steps))
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    return [row.name for row in rows]
+
+
+def _main(comparison: Comparison) -> list[str]:
+    """Return the metrics of the main tables: all but details."""
+    return [key for key in comparison.metrics if not METRICS[key].detail] or list(comparison.metrics)
 
 
 def _judged(judged: Judged) -> tuple[str, str]:

@@ -5,6 +5,7 @@ Importing it costs only the standard library, so that listing and name completio
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mlkit.errors import CheckpointError, MlkitError, did_you_mean, listing
+from mlkit.errors import CheckpointError, DataError, MlkitError, did_you_mean, listing
 from mlkit.files import read_json, write_error, write_json
 
 RUN_FORMAT = 1
@@ -41,6 +42,19 @@ class RunRef:
     def chosen_checkpoint(self) -> Path:
         """Return the named checkpoint, or the run's default one (best, else last, else newest)."""
         return self.checkpoint or default_checkpoint(self.folder)
+
+
+@dataclass(frozen=True, slots=True)
+class RunGroup:
+    """Runs that `mlkit train --seeds` made of one preset: the same training from several seeds."""
+
+    name: str
+    runs: tuple[RunRef, ...]
+
+    @property
+    def label(self) -> str:
+        """The group's name."""
+        return self.name
 
 
 def is_run(folder: Path) -> bool:
@@ -117,7 +131,38 @@ def nonfinite_steps(run: Path) -> int:
     return len({file.stem.split("-rank")[0] for file in run.glob("nonfinite-*.json")})
 
 
+def training_losses(run: Path) -> list[float]:
+    """Return the training loss of each logged step: `objective` where a run has it, which no warm-up changes.
+
+    A half-written last row (a kill) is left out. Raises DataError for a damaged one.
+    """
+    file = run / "metrics.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
+    try:
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise DataError(f"{file} is damaged: {error}") from error
+    found = [row.get("objective", row.get("loss")) for row in rows if "split" not in row]
+    return [float(value) for value in found if value is not None]
+
+
 # ---------------------------------------------------------------------------------------------- names
+
+
+def seed_run_name(group: str, seed: int) -> str:
+    """Return the name of a group's run."""
+    return f"{group}-s{seed}"
+
+
+def group_runs(group: str, runs_dir: Path) -> list[Path]:
+    """Return the runs of a group, by seed; empty when there is no such group."""
+    found = [
+        (int(match[1]), folder)
+        for folder in list_runs(runs_dir)
+        if (match := re.fullmatch(re.escape(group) + r"-s(\d+)", folder.name))
+        and read_run_json(folder).get("group") == group
+    ]
+    return [folder for _, folder in sorted(found)]
 
 
 def resolve_run(name: str, runs_dir: Path) -> RunRef:
@@ -160,13 +205,14 @@ def resolve_run(name: str, runs_dir: Path) -> RunRef:
     raise MlkitError(f"unknown run '{name}'{did_you_mean(name, existing)}; runs in {runs_dir}: {listing(existing)}")
 
 
-def resolve_runs(names: Sequence[str], runs_dir: Path) -> list[RunRef]:
-    """Return `resolve_run` of each name; raises one MlkitError with all that could not be resolved."""
-    found: list[RunRef] = []
+def resolve_runs(names: Sequence[str], runs_dir: Path) -> list[RunRef | RunGroup]:
+    """Return the group of each name, else `resolve_run` of it; one MlkitError has all that could not be resolved."""
+    found: list[RunRef | RunGroup] = []
     errors: list[MlkitError] = []
     for name in names:
         try:
-            found.append(resolve_run(name, runs_dir))
+            group = group_runs(name, runs_dir)
+            found.append(RunGroup(name, tuple(map(RunRef, group))) if group else resolve_run(name, runs_dir))
         except MlkitError as error:
             errors.append(error)
     if errors:

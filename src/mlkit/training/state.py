@@ -50,6 +50,7 @@ class Outcome:
     stopped_early: bool = False
     means: Mapping[str, float] = field(default_factory=dict)  # validation scores of the last evaluation
     failures: tuple[str, ...] = ()  # hooks and trackers that failed, one sentence each
+    warnings: tuple[str, ...] = ()  # what the last evaluation says is wrong
 
 
 @dataclass(slots=True)
@@ -75,6 +76,8 @@ class Run:
     guard: Guard | None = None
     ewc: Ewc | None = None
     failures: list[str] = field(default_factory=list)
+    warned: set[str] = field(default_factory=set)  # kinds of warnings of evaluations that were told
+    warnings: list[str] = field(default_factory=list)  # those of the last evaluation, told again at the end
 
     @property
     def main(self) -> bool:

@@ -24,6 +24,7 @@ from mlkit.data.sampler import StepSampler, batches
 from mlkit.seeding import derive_seed, seed_everything
 from mlkit.task import Task
 from mlkit.training import ewc, validation
+from mlkit.training.drawing import draw, finish_drawing
 from mlkit.training.forgetting import closing_words
 from mlkit.training.guards import StopSignal, memory_named, stop_if_not_finite
 from mlkit.training.progress import Progress, Silent
@@ -103,7 +104,7 @@ def _train(
     if saved and run.main and saved.folder.parent == run.folder:
         # A kill may have come between a checkpoint and what follows it.
         settle(run, saved)
-        validation.finish_hooks(run, saved, trackers)
+        finish_drawing(run, state, saved, trackers)
     run.progress.begin(state.step, run.plan.steps, run.plan.samples_per_step)
     data = _training_batches(run, state)
     warned: set[str] = set()
@@ -170,7 +171,7 @@ def _train(
                 rows.sync()
                 timing.sync()
                 saved = save(run, state, scored, guarded)
-                validation.draw(run, saved, scored, trackers)
+                draw(run, state, saved, scored, trackers)
             accelerator.wait_for_everyone()
         if stopping:
             break
@@ -196,6 +197,7 @@ def _train(
         stopped_early=stopped_early,
         means=means,
         failures=tuple(run.failures),
+        warnings=tuple(run.warnings),
     )
 
 

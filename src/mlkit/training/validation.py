@@ -1,4 +1,4 @@
-"""What happens around a checkpoint: scores, the best one, early stopping, the grid. None of it changes training."""
+"""What happens around a checkpoint: scores, the best one, early stopping. None of it changes training."""
 
 from __future__ import annotations
 
@@ -8,25 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlkit.checkpoint import Checkpoint, open_checkpoint, step_of
-from mlkit.errors import CheckpointError, MlkitError
-from mlkit.evaluation.evaluate import (
-    Evaluation,
-    evaluate,
-    grid_picture,
-    indices_of_ids,
-    report_json,
-    spread_indices,
-)
-from mlkit.imaging.grids import write_png
-from mlkit.imaging.images import list_images
+from mlkit.checkpoint import open_checkpoint, step_of
+from mlkit.errors import CheckpointError
+from mlkit.evaluation.evaluate import Evaluation, evaluate, report_json, spread_indices
 from mlkit.metrics import METRICS, goodness
+from mlkit.training.drawing import grid_indices, scored_indices
 from mlkit.training.forgetting import PREFIX
+from mlkit.training.hooks import failed, report
 from mlkit.training.state import Run, TrainState
 
 if TYPE_CHECKING:
     from mlkit.task import Source
-    from mlkit.training.tracking import Trackers
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +27,28 @@ __all__ = ["Evaluation"]
 
 def score(run: Run, state: TrainState) -> Evaluation | None:
     """Return the scores of the validation part with the averaged weights; None when it failed (said and counted)."""
-    indices = _scored_indices(run)
+    indices = scored_indices(run)
     try:
-        drawn = set(_grid_indices(run)) & set(indices) if run.main and run.task.settings.checkpoint.grid else set()
+        drawn = set(grid_indices(run)) & set(indices) if run.main and run.task.settings.checkpoint.grid else set()
         result = _evaluated(run, run.eval_source, indices, sorted(drawn), "evaluating")
     except Exception:  # noqa: BLE001 - named, counted, and raised where strict_hooks asks for it
-        _failed(run, state, "evaluation", state.step)
+        failed(run, state, "evaluation", state.step)
         return None
     for failure in result.failures:
-        _report(run, state, f"{failure} at step {state.step}; the traceback is in run.log")
+        report(run, state, f"{failure} at step {state.step}; the traceback is in run.log")
+    _warn(run, state, result)
     return result
+
+
+def _warn(run: Run, state: TrainState, result: Evaluation) -> None:
+    """Tell what a whole set says is wrong, once a kind; the last evaluation's are told again at the end."""
+    run.warnings = [f"validation at step {state.step}: {warning}" for warning in result.warnings]
+    for warning in result.warnings:
+        kind = warning.partition(":")[0]
+        if kind not in run.warned:
+            run.warned.add(kind)
+            run.progress.say(f"warning at step {state.step}: validation: {warning}")
+            log.warning("step %d: validation: %s", state.step, warning)
 
 
 def score_guarded(run: Run, state: TrainState) -> Evaluation | None:
@@ -55,7 +59,7 @@ def score_guarded(run: Run, state: TrainState) -> Evaluation | None:
         indices = spread_indices(len(run.guard.source), run.task.settings.eval.max_samples)
         return _evaluated(run, run.guard.source, indices, [], "guard")
     except Exception:  # noqa: BLE001 - named, counted, and raised where strict_hooks asks for it
-        _failed(run, state, "guard", state.step)
+        failed(run, state, "guard", state.step)
         return None
 
 
@@ -112,7 +116,7 @@ def take_note(run: Run, state: TrainState, means: Mapping[str, float]) -> None:
         return
     watched = means.get(settings.early_stop_metric, math.nan)
     if not math.isfinite(watched):  # nothing to judge by: no reason to stop
-        _report(
+        report(
             run,
             state,
             f"early stopping cannot see {settings.early_stop_metric}: this task has no such score, or no image has one",
@@ -131,34 +135,6 @@ def patience_is_over(run: Run, state: TrainState) -> bool:
     """Return whether early stopping ends the training here."""
     patience = run.task.settings.eval.early_stop_patience
     return patience is not None and state.evaluations_without_gain >= patience
-
-
-def draw(run: Run, saved: Checkpoint, scored: Evaluation | None, trackers: Trackers | None) -> None:
-    """Write grid.png beside a checkpoint; a failure is logged, counted and repeated at the end."""
-    settings = run.task.settings.checkpoint
-    if not settings.grid:
-        return
-    run.progress.stage("drawing")
-    try:
-        indices = [] if _outside_images(run) else _grid_indices(run)
-        if scored is None or not indices or not set(indices) <= scored.panels.keys():
-            scored = _grid_only(run)
-            indices = scored.indices
-        heading = f"{run.name}  step {saved.step}" + (f"  ({run.data.label} data)" if run.data.label else "")
-        picture = grid_picture(scored, indices, heading)
-        write_png(saved.folder / "grid.png", picture)
-        write_png(run.folder / "grids" / f"grid_{saved.step:08d}.png", picture)
-        if trackers is not None:
-            trackers.log_image("grid", picture, saved.step)
-    except Exception:  # noqa: BLE001 - named, counted, and raised where strict_hooks asks for it
-        _failed(run, None, "grid", saved.step)
-    run.progress.stage("")
-
-
-def finish_hooks(run: Run, saved: Checkpoint, trackers: Trackers | None) -> None:
-    """Draw the grid of a restored checkpoint where a kill came between saving and drawing."""
-    if run.task.settings.checkpoint.grid and not (saved.folder / "grid.png").exists():
-        draw(run, saved, None, trackers)
 
 
 def eval_report(run: Run, state: TrainState, scored: Evaluation, guarded: Evaluation | None) -> str:
@@ -191,70 +167,3 @@ def finite(means: Mapping[str, float]) -> dict[str, float]:
     """Return the means that are numbers, those of guarded data too: JSON has no NaN."""
     known = {key: value for key, value in means.items() if key.removeprefix(PREFIX) in METRICS}
     return {key: value for key, value in known.items() if math.isfinite(value)}
-
-
-def _outside_images(run: Run) -> bool:
-    settings = run.task.settings.checkpoint
-    return bool(settings.eval_images_dir) and not settings.eval_ids
-
-
-def _scored_indices(run: Run) -> list[int]:
-    return spread_indices(len(run.eval_source), run.task.settings.eval.max_samples)
-
-
-def _grid_indices(run: Run) -> list[int]:
-    settings = run.task.settings.checkpoint
-    if settings.eval_ids:
-        return indices_of_ids(run.eval_source, settings.eval_ids)
-    indices = _scored_indices(run)  # pictures of samples that are scored anyway cost no forward pass
-    return [indices[place] for place in spread_indices(len(indices), settings.grid_images)]
-
-
-def grid_source(run: Run) -> tuple[Source, list[int]]:
-    """Return what the grid shows: ids from the settings, else a folder of images, else some validation samples."""
-    settings = run.task.settings.checkpoint
-    if _outside_images(run):
-        assert settings.eval_images_dir is not None
-        source = run.task.images_source(
-            run.data,
-            list_images(Path(settings.eval_images_dir), run.task.image_suffixes),
-            upscale=settings.eval_input_upscale,
-            fit_multiple=settings.eval_fit_multiple,
-        )
-        return source, list(range(min(len(source), max(settings.grid_images, 1))))
-    return run.eval_source, _grid_indices(run)
-
-
-def _grid_only(run: Run) -> Evaluation:
-    source, indices = grid_source(run)
-    # Images of any size: one at a time, since a batch needs equal sizes.
-    with run.ema.applied(run.net):
-        return evaluate(
-            run.task,
-            run.net,
-            source,
-            device=run.accelerator.device,
-            batch_size=1,
-            indices=indices,
-            panels_of=indices,
-        )
-
-
-def _failed(run: Run, state: TrainState | None, what: str, step: int) -> None:
-    if run.task.settings.checkpoint.strict_hooks:
-        raise  # called from an except block: tests and CI want the failure itself
-    log.exception("%s failed at step %d; training goes on", what, step)
-    run.failures.append(f"{what} at step {step} failed; the traceback is in run.log")
-    run.progress.say(f"{what} failed at step {step}: see run.log; training goes on")
-    if state is not None:
-        state.hooks_failed += 1
-
-
-def _report(run: Run, state: TrainState, failure: str) -> None:
-    """Tell a failure that does not end training, once, count it, and keep it for the closing words."""
-    if run.task.settings.checkpoint.strict_hooks:
-        raise MlkitError(failure)
-    state.hooks_failed += 1
-    if failure not in run.failures:
-        run.failures.append(failure)
-        run.progress.say(failure)

@@ -1,0 +1,71 @@
+"""What `train` and `resume` refuse before anything is written: disk, packages, functions, folders, ids."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlkit.data.manifest import DatasetManifest
+from mlkit.errors import DataError
+from mlkit.files import existing_parent
+from mlkit.outside import outside_function
+from mlkit.settings import RunSettings
+from mlkit.task import SavesOwnFiles, Task
+from mlkit.training.tracking import refuse_absent_trackers
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def checkpoint_bytes(net: nn.Module, settings: RunSettings) -> int:
+    """Return the size of one full checkpoint: weights, two moments of AdamW, and the average where it is on."""
+    trained = sum(value.numel() for value in net.parameters() if value.requires_grad)
+    frozen = 0 if isinstance(net, SavesOwnFiles) else sum(value.numel() for value in net.parameters()) - trained
+    buffers = sum(value.numel() for value in net.buffers())
+    return 4 * (trained * (3 + (settings.train.ema_decay is not None)) + frozen + buffers)
+
+
+def check_disk(folder: Path, net: nn.Module, settings: RunSettings) -> str:
+    """Return a line on the disk that a run needs; raises DataError when there is less."""
+    kept = settings.checkpoint.keep_last + settings.checkpoint.keep_best + 1  # one more while the newest is written
+    needed = kept * checkpoint_bytes(net, settings)
+    if settings.train.ewc > 0:  # the weights at the start and their Fisher information
+        needed += 8 * sum(value.numel() for value in net.parameters() if value.requires_grad)
+    free = shutil.disk_usage(existing_parent(folder)).free
+    if free < needed:
+        raise DataError(
+            f"{folder} needs {_size(needed)} for {kept} checkpoints but {_size(free)} are free; free some, "
+            f"lower checkpoint.keep_last, or move runs with MLKIT_RUNS_DIR"
+        )
+    return f"{_size(needed)} for up to {kept} checkpoints ({_size(free)} free)"
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
+
+
+def check_named(settings: RunSettings) -> None:
+    """Refuse a package, a folder or a function from outside that is not there, before anything is written."""
+    from mlkit.tasks import load_task
+
+    refuse_absent_trackers(settings.tracking)
+    for named, key in ((settings.data.loader, "data.loader"), (settings.eval.scorer, "eval.scorer")):
+        if named is not None:
+            outside_function(named, key)
+    if settings.eval.guard_data is not None:
+        from mlkit.training.forgetting import guarded_data
+
+        guarded_data(settings)
+    if settings.checkpoint.eval_images_dir is not None:
+        from mlkit.imaging.images import list_images
+
+        list_images(Path(settings.checkpoint.eval_images_dir), load_task(settings).image_suffixes)
+
+
+def check_ids(task: Task, data: DatasetManifest) -> None:
+    """Refuse ids for the grid that no validation sample has, before anything is written."""
+    from mlkit.evaluation.evaluate import indices_of_ids
+
+    if task.settings.checkpoint.eval_ids:
+        indices_of_ids(task.eval_source(data), task.settings.checkpoint.eval_ids)
