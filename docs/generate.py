@@ -54,6 +54,8 @@ def pages() -> dict[Path, str]:
     made[demosaic] = filled(demosaic, blocks)
     questions = DOCS / "experiments" / "demosaic" / "README.md"
     made[questions] = filled(questions, demosaic_questions())
+    model_card = ROOT / "src" / "mlkit" / "tasks" / "demosaic" / "embedded" / "README.md"
+    made[model_card] = filled(model_card, {"demosaic card": demosaic_card_block()})
     card = ROOT / "src" / "mlkit" / "tasks" / "sr" / "embedded" / "README.md"
     made[card] = filled(card, {"sr card": sr_scores_table(("bicubic", "base SR", "LoRA SR"))})
     return made
@@ -249,6 +251,7 @@ def _limits(bounds: Sequence[Any]) -> str:
 
 def metrics_page() -> str:
     """Return metrics.md from the METRICS table."""
+    details = [key for key, metric in METRICS.items() if metric.detail]
     return f"""{NOTE}
 
 # Metrics
@@ -262,7 +265,9 @@ Implementations: `src/mlkit/metrics/image.py` (PSNR, SSIM, MS-SSIM) and `src/mlk
 ratio, EPI). The tests compare them with scikit-image, torchmetrics and direct sums. What the SAR metrics mean and where
 they mislead stands in [tasks/sar.md](tasks/sar.md#metrics).
 
-`loss` is never ranked: two losses have no common scale.
+`loss` is never ranked: two losses have no common scale. Details (recalls of single classes, colours one by one and the
+like) are left out of progress lines, and `compare` lists them in a table of their own:
+{", ".join(f"`{key}`" for key in details)}.
 """
 
 
@@ -530,6 +535,24 @@ def demosaic_results_block() -> str:
     head = ("mosaics of", "way", *(name for name, _ in DEMOSAIC_COLUMNS.values()))
     found = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     return "\n".join([*table(head, rows), "", *_figures(found)])
+
+
+def demosaic_card_block() -> str:
+    """Return mean cPSNR of LibRaw's best and of the model in the package, a row a set."""
+    path = ROOT / "bench" / "results" / "demosaic.csv"
+    if not path.is_file():
+        return "Not measured yet."
+    with path.open(encoding="utf-8", newline="") as handle:
+        scores = list(csv.DictReader(handle))
+    ways = ("LibRaw 3-pass", "demosaicnet", "mlkit")
+    rows = []
+    for (of, light), title in DEMOSAIC_SETS.items():
+        means = []
+        for way in ways:
+            some = [float(row["cpsnr"]) for row in scores if (row["way"], row["set"], row["light"]) == (way, of, light)]
+            means.append(f"{sum(some) / len(some):.2f}" if some else MISSING)
+        rows.append((title, *means))
+    return "\n".join(table(("mosaics of", *(f"{way}, dB" for way in ways)), rows))
 
 
 def demosaic_questions() -> dict[str, str]:
