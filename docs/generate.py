@@ -49,6 +49,8 @@ def pages() -> dict[Path, str]:
     sr = DOCS / "tasks" / "sr.md"
     blocks = {"sr presets": presets_block("sr"), "sr results": sr_results_block(), "sr memory": sr_memory_block()}
     made[sr] = filled(sr, blocks)
+    bvae = DOCS / "tasks" / "bvae.md"
+    made[bvae] = filled(bvae, {"bvae presets": presets_block("bvae")})
     demosaic = DOCS / "tasks" / "demosaic.md"
     blocks = {"demosaic presets": presets_block("demosaic"), "demosaic results": demosaic_results_block()}
     made[demosaic] = filled(demosaic, blocks)

@@ -322,7 +322,7 @@ def test_another_runtime_error_is_not_taken_for_short_memory() -> None:
 def test_tiles_fit_the_base(restorer: Restorer) -> None:
     workers = restorer.workers
     assert restorer.multiple == 8
-    assert plan_for(restorer) == Plan(112, 8, 8 * workers)
+    assert plan_for(restorer) == Plan(112, 8, 8 * workers, sides=(104, 112, 120))
     assert plan_for(restorer, 100) == Plan(104, 8, 8 * workers)
     assert plan_for(restorer, 16) == Plan(16, 8, 8 * workers)
     assert plan_for(restorer, 250) == Plan(256, 8, 8 * workers)
@@ -393,3 +393,23 @@ def test_checkpoints_of_others_are_refused(adapter: Path, tmp_path: Path) -> Non
         open_restorer(str(sar))
     with pytest.raises(MlkitError, match="unknown run 'nothing'"):
         open_restorer("nothing")
+
+
+@pytest.mark.parametrize(("height", "width"), [(1000, 1000), (512, 512), (480, 320), (3000, 4000)])
+def test_a_fitted_side_makes_no_more_pixels_than_the_others(height: int, width: int) -> None:
+    plan = Plan(112, 8, 8, sides=(104, 112, 120))
+
+    def pixels(side: int) -> int:
+        counts = [1 if length <= side else 1 + -(-(length - side) // (side - 8)) for length in (height, width)]
+        return counts[0] * counts[1] * side**2
+
+    fitted = plan.fitted(height, width)
+    assert pixels(fitted.tile) <= 1.04 * min(
+        pixels(side) for side in plan.sides
+    )  # attention prefers small ones a little
+    assert fitted.smaller(8, 4000) is not None and fitted.fitted(height, width) == fitted
+
+
+def test_a_side_that_was_asked_for_is_kept() -> None:
+    plan = Plan(112, 8, 8)
+    assert plan.fitted(1000, 1000) == plan

@@ -18,7 +18,7 @@ from PIL import Image as Pillow
 from mlkit.errors import MlkitError
 from mlkit.imaging import shrinking
 from mlkit.imaging.alpha import unweighted_by_alpha, weighted_by_alpha
-from mlkit.imaging.tiling import tiled_rows
+from mlkit.imaging.tiling import tile_starts, tiled_rows
 from mlkit.tasks.sr.colors import fixed_colors
 from mlkit.tasks.sr.infer_inputs import ColorFix
 from mlkit.tasks.sr.restorer import Restorer
@@ -30,6 +30,8 @@ Say = Callable[[str], None]
 T = TypeVar("T")
 
 SMALL_PARAMETERS = 100_000_000
+_SMALL_SIDES = (104, 112, 120)  # px; quality is that of 112
+_ATTENTION_PX = 220  # side of a tile in which attention of the small base costs as much as all else
 _ALPHA_SHOWN = 1e-4  # of an interpolated alpha; below, a colour divided by it is noise
 
 
@@ -38,12 +40,23 @@ class Plan:
     """How an image is cut: side and overlap of the tiles in px, how many go through the model at once, and how often.
 
     shifts: 1, or 2 or 4 to restore each tile so often, on grids of tokens that lie half a token apart, and blend.
+    sides: tiles from which each image gets the one that leaves least over; empty: `tile` for all.
     """
 
     tile: int
     overlap: int
     batch: int
     shifts: int = 1
+    sides: tuple[int, ...] = ()
+
+    def fitted(self, height: int, width: int) -> Plan:
+        """Return the plan with the side of `sides` that makes least work of an image of this size."""
+
+        def work(side: int) -> float:
+            tiles = [len(tile_starts(length, side, self.overlap)) for length in (height, width)]
+            return tiles[0] * tiles[1] * side**2 * (1 + (side / _ATTENTION_PX) ** 2)
+
+        return replace(self, tile=min(self.sides, key=work)) if self.sides else self
 
     def smaller(self, multiple: int, longest: int) -> Plan | None:
         """Return the next plan to try when memory is short: fewer tiles at once, then smaller ones; None at the end.
@@ -70,9 +83,9 @@ def plan_for(
     """Return side, overlap and number of the tiles as they will be used: multiples of what the base asks for.
 
     Args:
-        restorer: a base below 100 M parameters gets eight tiles of 112 px a worker at once: near the size of its
-            training crops, beyond which attention costs more and quality falls. A larger base gets single tiles of
-            1024 px.
+        restorer: a base below 100 M parameters gets eight tiles of about 112 px a worker at once: near the size of
+            its training crops, beyond which attention costs more and quality falls. A larger base gets single tiles
+            of 1024 px.
         tile, overlap: as asked for, in px; the overlap is by default 8 px for the small base, where 16 px gained
             0.003 dB for a fifth more time, and an eighth of the tile for a large one.
         batch: tiles at once.
@@ -87,7 +100,8 @@ def plan_for(
     shared = _up((8 if is_small else side // 8) if overlap is None else overlap, multiple)
     if 2 * shared > side:
         raise MlkitError(f"--overlap {shared} is more than half of tiles of {side} px; give {side // 2} or less")
-    return Plan(side, shared, batch or (8 * restorer.workers if is_small else 1), shifts)
+    sides = tuple(sorted({_up(one, multiple) for one in _SMALL_SIDES})) if is_small and tile is None else ()
+    return Plan(side, shared, batch or (8 * restorer.workers if is_small else 1), shifts, sides)
 
 
 class Enlarged:
@@ -240,6 +254,7 @@ def with_memory(
 ) -> tuple[T, Plan]:
     """Return what `attempt` makes under the first plan that fits into memory, and that plan; see `restore`."""
     longest = max(enlarged.height, enlarged.width)
+    plan = plan.fitted(enlarged.height, enlarged.width)
 
     def told(plan: Plan, smaller: Plan) -> None:
         if say:
