@@ -42,7 +42,7 @@ def blurred(image_hwc: Floats, sigma_px: float) -> Floats:
 def other_colors(image_hwc: Floats, rng: np.random.Generator) -> Floats:
     """Return a linear image with its channels exchanged, more or less saturated, and weighted; nothing is below 0."""
     matrix = np.eye(3)[rng.permutation(3)]
-    saturation = exp(rng.uniform(-0.3, 0.9))
+    saturation = exp(rng.uniform(-0.3, 1.2))
     matrix = (saturation * np.eye(3) + (1 - saturation) / 3) @ matrix  # about the mean of the channels
     matrix *= np.exp(rng.uniform(-0.6, 0.3, (3, 1)))
     return np.maximum(image_hwc @ matrix.T.astype(np.float32), np.float32(0))
