@@ -25,7 +25,7 @@ TRAIN_KEYS = (
     "ewc_samples, freeze, grad_clip_norm, lr, min_lr_ratio, "
     "optimizer, precision, schedule, steps, warmup_epochs, warmup_steps, weight_decay, workers"
 )
-TOP_KEYS = "checkpoint, data, eval, loss, model, preset, seed, task, tracking, train"
+TOP_KEYS = "checkpoint, data, debug, eval, loss, model, preset, seed, task, tracking, train"
 
 
 def problems_of(name: str | Path, *assignments: str, **options: Any) -> list[str]:

@@ -198,6 +198,22 @@ class TrackingSettings(Settings):
     """Project name for trackers that have one."""
 
 
+class DebugSettings(Settings):
+    """Pictures of training batches, to look at when something is wrong."""
+
+    dump_every: CountOrNone = 0
+    """Updates between two pictures of the training batch (its last forward pass, after the update) in the run's folder
+    `debug`; 0: none."""
+    dump_max: Count = 8
+    """At most so many of them."""
+    dump_images: Count = 4
+    """Samples of the batch in each."""
+
+    def dump_due(self, step: int) -> bool:
+        """Return whether the batch of the update that made this step is drawn: by the step alone, as a resume needs."""
+        return self.dump_every > 0 and step % self.dump_every == 0 and step // self.dump_every <= self.dump_max
+
+
 class RunSettings(Settings):
     """All that decides a run's numbers. Every task subclasses it with its own data, model and loss."""
 
@@ -214,6 +230,7 @@ class RunSettings(Settings):
     checkpoint: CheckpointSettings = CheckpointSettings()
     eval: EvalSettings = EvalSettings()
     tracking: TrackingSettings = TrackingSettings()
+    debug: DebugSettings = DebugSettings()
 
 
 class Places(BaseSettings):

@@ -129,6 +129,15 @@ def test_prediction_scores_each_image_and_leaves_the_model_alone(job: Job) -> No
     assert comparison_grid(panels).dtype == np.uint8
 
 
+def test_a_training_batch_can_be_drawn_too(job: Job) -> None:
+    task, data = task_of(job), open_manifest(job.data)
+    batch = _batch(task.train_source(data))
+    with torch.no_grad():
+        outputs = task.predict(task.build_model().eval(), batch)
+    picture = comparison_grid([task.panels(outputs, batch, index) for index in range(2)])
+    assert picture.ndim == 3 and picture.std() > 0
+
+
 def test_the_settings_survive_their_file(job: Job, tmp_path: Path) -> None:
     settings = task_of(job).settings
     if job.task == "toy":

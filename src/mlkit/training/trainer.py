@@ -25,6 +25,7 @@ from mlkit.seeding import derive_seed, seed_everything
 from mlkit.task import Task
 from mlkit.training import ewc, validation
 from mlkit.training.drawing import draw, finish_drawing
+from mlkit.training.dumping import dump
 from mlkit.training.forgetting import closing_words
 from mlkit.training.guards import StopSignal, memory_named, stop_if_not_finite
 from mlkit.training.progress import Progress, Silent
@@ -125,7 +126,7 @@ def _train(
         started_s = perf_counter()
         seed_everything(derive_seed(settings.seed, "step", state.step, accelerator.process_index))
         lr = lr_at(state.step, settings.train, run.plan.steps, run.plan.warmup_steps)
-        scalars, warnings, stopping = _update(run, data, stop, step=state.step, lr=lr)
+        scalars, warnings, stopping, batch = _update(run, data, stop, step=state.step, lr=lr)
         run.ema.update(run.net, state.step)
         state.step += 1
         state.samples_seen += run.plan.samples_per_step
@@ -146,6 +147,9 @@ def _train(
                 rows.add({"step": state.step, "samples": state.samples_seen, "lr": lr, **scalars})
                 timing.add({"step": state.step, "train_s": round(state.train_s, 3)})
                 trackers.log({f"train/{key}": value for key, value in (scalars | {"lr": lr}).items()}, state.step)
+            if batch is not None:
+                dump(run, state, batch)
+                batch = None  # its memory is free again before the next update
 
         # ---- score, save, draw -----------------------------------------------------------------------------
         save_due = at_end or state.step % settings.checkpoint.every == 0
@@ -224,12 +228,12 @@ def _training_batches(run: Run, state: TrainState) -> Iterator[dict[str, Tensor]
 
 def _update(
     run: Run, data: Iterator[dict[str, Tensor]], stop: StopSignal, *, step: int, lr: float
-) -> tuple[dict[str, float], list[str], bool]:
+) -> tuple[dict[str, float], list[str], bool, dict[str, Tensor] | None]:
     """One optimizer update over `accumulate` forward passes.
 
     Returns:
         the means of loss and parts over passes and processes with the gradient norm; warnings; whether any process
-        was asked to stop.
+        was asked to stop; the batch of the last pass where it is to be drawn.
     """
     settings, accelerator = run.task.settings.train, run.accelerator
     run.network.train()  # a hook may have left it in eval mode
@@ -273,7 +277,7 @@ def _update(
     )
     run.scaler.step(run.optimizer)
     run.scaler.update()
-    return scalars, warnings, asked > 0
+    return scalars, warnings, asked > 0, batch if run.task.settings.debug.dump_due(step + 1) else None
 
 
 def _finite(scalars: Mapping[str, float]) -> bool:
