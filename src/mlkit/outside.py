@@ -19,15 +19,23 @@ def outside_function(named: str, key: str) -> Callable[..., Any]:
     Raises:
         SettingsError: when it is not of that form, cannot be imported, or is no function.
     """
-    module, colon, function = named.partition(":")
-    if not (colon and module and function):
-        raise SettingsError(f"{key} = {named!r} is not of the form 'package.module:function'")
+    module, function = split_name(named, key)
     try:
         found = getattr(import_module(module), function)
     except ModuleNotFoundError as error:
         raise SettingsError(f"{key} = {named!r} cannot be imported: {error}; is its folder in PYTHONPATH?") from error
     except AttributeError:
         raise SettingsError(f"{key} = {named!r}: module {module} has no '{function}'") from None
+    except Exception as error:
+        raise SettingsError(f"{key} = {named!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise SettingsError(f"{key} = {named!r} is a {type(found).__name__}, not a function")
     return found  # type: ignore[no-any-return]
+
+
+def split_name(named: str, key: str) -> tuple[str, str]:
+    """Return module and function of "package.module:function"; raises SettingsError for what is not of that form."""
+    module, colon, function = named.partition(":")
+    if not (colon and module and function):
+        raise SettingsError(f"{key} = {named!r} is not of the form 'package.module:function'")
+    return module, function

@@ -182,7 +182,7 @@ class EvalSettings(Settings):
     """Loss of the primary metric on `guard_data`, in its unit, above which forgetting is told; training goes on."""
     scorer: str | None = None
     """`package.module:function` of a scorer from outside, called with (outputs, batch) and returning one value an image
-    by name; a failing one is reported and never ends training."""
+    by name; one that is absent or fails is reported, counted, and never ends training."""
 
 
 class TrackingSettings(Settings):

@@ -25,6 +25,7 @@ Batch = Mapping[str, "Tensor"]
 
 __all__ = [
     "Batch",
+    "BuildsBare",
     "DrawsTraining",
     "GridFiles",
     "Loss",
@@ -34,6 +35,7 @@ __all__ = [
     "Source",
     "Tallies",
     "Task",
+    "bare_model",
     "training_source",
 ]
 
@@ -57,6 +59,15 @@ class SavesOwnFiles(Protocol):
 
     def load_files(self, folder: Path) -> None:
         """Load them in place: the parameters stay the same objects. Raises CheckpointError on any mismatch."""
+        ...
+
+
+@runtime_checkable
+class BuildsBare(Protocol):
+    """A task whose initial weights come from a file that need not be there where a checkpoint overwrites them."""
+
+    def build_bare_model(self) -> nn.Module:
+        """Return `build_model()` without reading that file: the same parameters and buffers, of any value."""
         ...
 
 
@@ -151,6 +162,11 @@ class Task(Protocol):
     def panels(self, outputs: Mapping[str, Tensor], batch: Batch, index: int) -> Sequence[Panel]:
         """Return the pictures of image `index` of the batch, left to right; one is "made", one or more are "given"."""
         ...
+
+
+def bare_model(task: Task) -> nn.Module:
+    """Return a fresh model for the weights of a checkpoint; those that it starts with may mean nothing."""
+    return task.build_bare_model() if isinstance(task, BuildsBare) else task.build_model()
 
 
 def training_source(task: Task, data: DatasetManifest) -> Source:

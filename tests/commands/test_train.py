@@ -164,6 +164,50 @@ def test_validation_alone_writes_nothing_and_tells_the_loss_that_training_will_m
     assert files(dataset) == before
 
 
+@pytest.mark.parametrize("step", [3, 6])
+def test_validation_of_a_checkpoint_prints_the_figures_that_training_stored_with_it(
+    step: int, train: Mlkit, run: Path, runs: Path, files: Files
+) -> None:
+    before = files(runs)
+    stored = json.loads((run / f"ckpt-{step}" / "checkpoint.json").read_text())["scores"]
+    said = train("--validate-only", "--init-from", f"first/ckpt-{step}")
+    assert said.code == 0, said.err
+    figures, ready = said.lines
+    assert figures.startswith(
+        f"validation of first/ckpt-{step}: Loss {stored['loss']:.5f}  PSNR {stored['psnr']:.2f} dB"
+    )
+    assert ready.startswith("ready: ")
+    result = json.loads(train("--validate-only", "--init-from", f"first/ckpt-{step}", "--json").out)
+    assert result["ready"] and np.isfinite(result["loss"]) and result["warnings"] == []
+    assert result["scores"] == pytest.approx(stored)
+    assert files(runs) == before
+
+
+def test_validation_with_json_alone_goes_to_stdout(train: Mlkit) -> None:
+    said = train("--validate-only", "--json")
+    assert json.loads(said.out).keys() == {"ready", "loss"} and said.err == ""
+
+
+def test_initial_weights_are_not_needed_where_a_checkpoint_overwrites_them(
+    train: Mlkit, mlkit: Mlkit, run: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlkit.errors import DataError
+    from mlkit.tasks.sar.task import SarTask
+
+    def gone(self: SarTask) -> Any:
+        raise DataError("the file of initial weights is not there")
+
+    monkeypatch.setattr(SarTask, "build_bare_model", SarTask.build_model, raising=False)
+    monkeypatch.setattr(SarTask, "build_model", gone)
+    assert train("--name", "fresh").err == "mlkit: the file of initial weights is not there\n"
+    auto = ("--set", 'train.precision="auto"', "--max-steps", 1)
+    assert train("--name", "second", "--init-from", "first/ckpt-3", *auto).code == 0
+    shutil.rmtree(run / "ckpt-6")
+    assert mlkit("resume", "first").code == 0
+    assert train("--validate-only", "--init-from", "first").code == 0
+    assert mlkit("eval", "grid", "first", "--images", 1).code == 0
+
+
 def test_weights_of_another_run_are_where_a_new_one_starts(train: Mlkit, run: Path, runs: Path) -> None:
     said = train("--init-from", "first/ckpt-3", "--name", "second", "--lr", 1e-12, "--max-steps", 1)
     assert said.code == 0, said.err
@@ -329,9 +373,13 @@ def test_file_that_is_no_toml_is_refused_with_the_line(
             "data.loader = 'a.b' is not of the form 'package.module:function'",
         ),
         (
-            'eval.scorer="no_such_package:score"',
-            "eval.scorer = 'no_such_package:score' cannot be imported: No module named 'no_such_package'; "
+            'data.loader="no_such_package:load"',
+            "data.loader = 'no_such_package:load' cannot be imported: No module named 'no_such_package'; "
             "is its folder in PYTHONPATH?",
+        ),
+        (
+            'eval.scorer="score"',
+            "eval.scorer = 'score' is not of the form 'package.module:function'",
         ),
     ],
 )

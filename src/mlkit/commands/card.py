@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 
 
 def opening_card(
-    task: Task, data: DatasetManifest, accelerator: Accelerator, folder: Path, request: Request
-) -> tuple[dict[str, str], float]:
-    """Return the lines of the opening card, and the seconds that one update takes about."""
+    task: Task, data: DatasetManifest, accelerator: Accelerator, folder: Path, request: Request, *, bare: bool
+) -> dict[str, str]:
+    """Return the lines of the opening card.
+
+    `bare`: training starts from a checkpoint, so the task's own initial weights need not be there.
+    """
     from mlkit.training.freezing import build_net
     from mlkit.training.schedule import plan
 
@@ -36,7 +39,7 @@ def opening_card(
     source = training_source(task, data)
     planned = plan(settings.train, len(source))
     with isolated_rng(derive_seed(settings.seed, "init")):
-        net = build_net(task)  # once for all that the card tells: a base of 24 GB takes a while
+        net = build_net(task, bare=bare)  # once for all that the card tells: a base of 24 GB takes a while
     parameters = sum(value.numel() for value in net.parameters())
     trained = sum(value.numel() for value in net.parameters() if value.requires_grad)
     disk = check_disk(folder, net, settings)
@@ -60,7 +63,7 @@ def opening_card(
         quick = _quick(task, data, request, planned, step_s)
         if quick:
             lines["instead"] = quick
-    return lines, step_s
+    return lines
 
 
 def _step_seconds(task: Task, net: nn.Module, data: DatasetManifest, accelerator: Accelerator) -> float:

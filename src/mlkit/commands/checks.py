@@ -6,10 +6,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlkit.commands.session import say
 from mlkit.data.manifest import DatasetManifest
-from mlkit.errors import DataError
+from mlkit.errors import DataError, SettingsError
 from mlkit.files import existing_parent
-from mlkit.outside import outside_function
+from mlkit.outside import outside_function, split_name
 from mlkit.settings import RunSettings
 from mlkit.task import SavesOwnFiles, Task
 from mlkit.training.tracking import refuse_absent_trackers
@@ -46,13 +47,14 @@ def _size(num_bytes: float) -> str:
 
 
 def check_named(settings: RunSettings) -> None:
-    """Refuse a package, a folder or a function from outside that is not there, before anything is written."""
+    """Refuse a package, a folder or a loader that is not there, before anything is written; tell an absent scorer."""
     from mlkit.tasks import load_task
 
     refuse_absent_trackers(settings.tracking)
-    for named, key in ((settings.data.loader, "data.loader"), (settings.eval.scorer, "eval.scorer")):
-        if named is not None:
-            outside_function(named, key)
+    if settings.data.loader is not None:
+        outside_function(settings.data.loader, "data.loader")
+    if settings.eval.scorer is not None:
+        _tell_absent_scorer(settings.eval.scorer)
     if settings.eval.guard_data is not None:
         from mlkit.training.forgetting import guarded_data
 
@@ -61,6 +63,15 @@ def check_named(settings: RunSettings) -> None:
         from mlkit.imaging.images import list_images
 
         list_images(Path(settings.checkpoint.eval_images_dir), load_task(settings).image_suffixes)
+
+
+def _tell_absent_scorer(named: str) -> None:
+    """Say before training what each evaluation will count: scores of its own are no reason to lose a training."""
+    split_name(named, "eval.scorer")  # no name of a function: a slip in the settings
+    try:
+        outside_function(named, "eval.scorer")
+    except SettingsError as error:
+        say(f"warning: {error.problems[0]}; training goes on without its scores")
 
 
 def check_ids(task: Task, data: DatasetManifest) -> None:

@@ -11,7 +11,7 @@ from mlkit.checkpoint import Checkpoint, load_weights, open_checkpoint
 from mlkit.data.manifest import DatasetManifest, open_manifest
 from mlkit.errors import DataError, SettingsError, listing
 from mlkit.presets import validate
-from mlkit.task import Task
+from mlkit.task import Task, bare_model
 from mlkit.tasks import load_task
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def open_model(folder: Path, device: torch.device, *, task_name: str | None = No
             f"checkpoint {folder} cannot be used: {problem.removeprefix('task: ')}" for problem in error.problems
         )
         raise CheckpointError(*problems) from error
-    net = task.build_model()
+    net = bare_model(task)
     load_weights(net, checkpoint, averaged=True)
     # Frozen weights and eval mode: nothing below this line trains.
     return OpenedModel(checkpoint, task, net.to(device).eval().requires_grad_(False), torch.device(device))

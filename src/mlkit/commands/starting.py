@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from mlkit.checkpoint import Checkpoint, foreign_weights, load_weights, open_checkpoint
 from mlkit.commands.card import opening_card, sample_batch
 from mlkit.commands.checks import check_ids, check_named
-from mlkit.commands.opened import pick_device
 from mlkit.commands.session import (
     dataset_for,
     new_run_json,
@@ -22,7 +21,7 @@ from mlkit.commands.session import (
     train_in,
     write_settings,
 )
-from mlkit.data.manifest import DatasetManifest, verify_manifest
+from mlkit.data.manifest import DatasetManifest
 from mlkit.errors import CheckpointError, MlkitError, listing
 from mlkit.presets import resolve_preset
 from mlkit.runs.folders import (
@@ -33,9 +32,8 @@ from mlkit.runs.folders import (
     resolve_run,
     write_run_json,
 )
-from mlkit.seeding import derive_seed, isolated_rng
 from mlkit.settings import Places, RunSettings
-from mlkit.task import Task, training_source
+from mlkit.task import Task, bare_model
 from mlkit.tasks import load_task
 
 if TYPE_CHECKING:
@@ -120,12 +118,17 @@ def start_run(request: Request, group: str = "") -> Started | None:
     task = load_task(settings)
     data = dataset_for(task, request.data, accelerator)
     check_ids(task, data)
-    task, reason = decide_precision(task, data, accelerator)
-    card, seconds = opening_card(task, data, accelerator, runs_dir / name, request)
+    bare = init_from is not None
+    task, reason = decide_precision(task, data, accelerator, bare=bare)
+    card = opening_card(task, data, accelerator, runs_dir / name, request, bare=bare)
     if reason:
         card["precision"] += f"  ({reason})"
     if request.validate_only:
-        _validate(task, data, accelerator, card, seconds)
+        from mlkit.commands.validating import check_step, tell_ready
+
+        checked = check_step(task, data, accelerator, init_from)
+        if accelerator.is_main_process:
+            tell_ready(card, checked, start_from, as_json=request.as_json)
         return None
     main = accelerator.is_main_process
     folder = runs_dir / name
@@ -153,7 +156,9 @@ def refuse_taken(name: str, runs_dir: Path) -> None:
         )
 
 
-def decide_precision(task: Task, data: DatasetManifest, accelerator: Accelerator) -> tuple[Task, str]:
+def decide_precision(
+    task: Task, data: DatasetManifest, accelerator: Accelerator, *, bare: bool = False
+) -> tuple[Task, str]:
     """Return the task with precision and channels_last decided, equally on every process, and why."""
     from accelerate.utils import broadcast_object_list
 
@@ -162,7 +167,7 @@ def decide_precision(task: Task, data: DatasetManifest, accelerator: Accelerator
 
     settings = task.settings
     with memory_named():
-        choice = choose(task, sample_batch(task, data, accelerator, limit=4), accelerator.device)
+        choice = choose(task, sample_batch(task, data, accelerator, limit=4), accelerator.device, bare=bare)
     choice = broadcast_object_list([choice])[0] if accelerator.num_processes > 1 else choice
     train = settings.train.model_copy(update={"precision": choice.precision, "channels_last": choice.channels_last})
     return load_task(settings.model_copy(update={"train": train})), choice.reason
@@ -177,7 +182,7 @@ def _weights(path: Path, settings: RunSettings) -> Checkpoint:
         raise CheckpointError(
             f"--init-from {path} is of task '{checkpoint.info['task']}', this preset is of '{settings.task}'"
         )
-    load_weights(load_task(settings).build_model(), checkpoint, averaged=True)  # those of another model do not fit
+    load_weights(bare_model(load_task(settings)), checkpoint, averaged=True)  # those of another model do not fit
     return checkpoint
 
 
@@ -191,26 +196,3 @@ def _check_ewc(settings: RunSettings, init_from: Checkpoint | None) -> None:
     refuse_without_weights(settings, init_from is not None)
     if settings.train.ewc_data != "same":
         open_named(settings.train.ewc_data, "train.ewc_data", settings.task)
-
-
-def _validate(task: Task, data: DatasetManifest, accelerator: Accelerator, card: dict[str, str], step_s: float) -> None:
-    """Check the data's hashes and that one real batch gives a finite loss; the backward pass ran for the card."""
-    import torch
-
-    from mlkit.errors import NonFiniteError
-    from mlkit.training.freezing import build_net
-    from mlkit.training.guards import memory_named
-
-    verify_manifest(data)
-    device, _ = pick_device(accelerator.device.type)
-    batch = sample_batch(task, data, accelerator, limit=10**9)
-    with memory_named(), isolated_rng(derive_seed(task.settings.seed, "init")):  # the weights that training starts from
-        net = build_net(task).to(device)
-        loss = task.loss(net, batch, step=0)
-        loss.total.backward()  # type: ignore[no-untyped-call]
-    if not torch.isfinite(loss.total):
-        source = training_source(task, data)
-        shown = listing([source.sample_id(index) for index in batch["index"].tolist()])
-        raise NonFiniteError(f"the loss of one batch is {loss.total:g}; look at its samples and the settings: {shown}")
-    print_card("mlkit train --validate-only", card)
-    say(f"ready: settings, data (every file's hash), disk and one step of real size are good; loss {loss.total:.4f}")

@@ -35,7 +35,9 @@ def train(
     validate_only: Annotated[
         bool,
         typer.Option(
-            "--validate-only", help="Check settings, data, disk and one real step, then stop.", rich_help_panel=RUN
+            "--validate-only",
+            help="Check settings, data, disk and one real step; score --init-from; then stop.",
+            rich_help_panel=RUN,
         ),
     ] = False,
     init_from: Annotated[

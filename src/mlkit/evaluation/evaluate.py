@@ -14,7 +14,7 @@ import numpy as np
 
 from mlkit.data.sampler import batches
 from mlkit.data.source import FamilySource
-from mlkit.errors import DataError, did_you_mean, listing
+from mlkit.errors import DataError, SettingsError, did_you_mean, listing
 from mlkit.files import write_text
 from mlkit.imaging.grids import Panel, comparison_grid
 from mlkit.metrics import METRICS
@@ -124,12 +124,18 @@ def _draw(task: Task, outputs: Mapping[str, Any], batch: Mapping[str, Any], plac
 
 
 class _Scorer:
-    """The scorer that `eval.scorer` names; once it fails, its scores are dropped and the evaluation goes on."""
+    """The scorer that `eval.scorer` names; absent, or once it fails, the evaluation goes on without its scores."""
 
     def __init__(self, named: str | None, result: Evaluation) -> None:
         self._named, self._result = named, result
-        self._function = None if named is None else outside_function(named, "eval.scorer")
+        self._function: Callable[..., Any] | None = None
         self._failed = False
+        if named is not None:
+            try:
+                self._function = outside_function(named, "eval.scorer")
+            except SettingsError as error:
+                log.exception("eval.scorer = %r is not there", named)
+                result.failures += error.problems
 
     def score(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> None:
         if self._function is None or self._failed:

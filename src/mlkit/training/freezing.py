@@ -8,16 +8,20 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from mlkit.errors import SettingsError, did_you_mean, listing
-from mlkit.task import Task
+from mlkit.task import Task, bare_model
 
 
-def build_net(task: Task) -> nn.Module:
+def build_net(task: Task, *, bare: bool = False) -> nn.Module:
     """Return a fresh network with the parameters frozen that `train.freeze` names.
+
+    Args:
+        task: the task.
+        bare: a checkpoint's weights will follow, so those that the task starts with need not be there.
 
     Raises:
         SettingsError: for each name that matches no parameter, and when nothing is left to train.
     """
-    net = task.build_model()
+    net = bare_model(task) if bare else task.build_model()
     freeze(net, task.settings.train.freeze)
     return net
 

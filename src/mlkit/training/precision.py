@@ -78,7 +78,7 @@ def _as_float32(value: Any) -> Any:
     return value
 
 
-def choose(task: Task, sample: Batch, device: torch.device) -> Choice:
+def choose(task: Task, sample: Batch, device: torch.device, *, bare: bool = False) -> Choice:
     """Return the fastest way to call the network on this machine that keeps the primary metric within 0.05 dB.
 
     The candidates take turns at passes of one model on the same samples; then all predict with equal weights, and what
@@ -88,6 +88,7 @@ def choose(task: Task, sample: Batch, device: torch.device) -> Choice:
         task: the task; `task.settings.train` says which of precision and channels_last are free.
         sample: a few samples of real size.
         device: where training will run.
+        bare: training starts from a checkpoint, so the task's own initial weights need not be there.
     """
     asked = task.settings.train
     orders = [False, True] if asked.channels_last == "auto" else [bool(asked.channels_last)]
@@ -95,7 +96,7 @@ def choose(task: Task, sample: Batch, device: torch.device) -> Choice:
     candidates = [Choice(precision, order) for precision in formats for order in orders]
     if len(candidates) == 1:
         return candidates[0]
-    trials = _trials(task, sample, device, candidates)
+    trials = _trials(task, sample, device, candidates, bare)
     reference = trials[0]
     allowed = LARGEST_LOSS_DB if METRICS[task.primary_metric].unit == "dB" else 0.005 * abs(reference.score)
     good = [trial for trial in trials if abs(trial.score - reference.score) <= allowed]
@@ -115,14 +116,14 @@ class _Trial:
     score: float
 
 
-def _trials(task: Task, sample: Batch, device: torch.device, candidates: Sequence[Choice]) -> list[_Trial]:
+def _trials(task: Task, sample: Batch, device: torch.device, candidates: Sequence[Choice], bare: bool) -> list[_Trial]:
     """Return speed and score of each candidate on one network: two copies of a large one may not fit.
 
     They take turns, so that a busy moment does not fall on one alone.
     """
     settings = task.settings
     with isolated_rng(derive_seed(settings.seed, "init")):
-        net = build_net(task)
+        net = build_net(task, bare=bare)
     trained = [value for value in net.parameters() if value.requires_grad]
     # Tensor by tensor: the moments keep the memory order of the candidate that made them.
     optimizer = torch.optim.AdamW(trained, lr=settings.train.lr, foreach=False)

@@ -35,7 +35,10 @@ def set_up(
     run_id: str,
     init_from: Checkpoint | None,
     progress: Progress,
+    *,
+    bare: bool = False,
 ) -> Run:
+    """Return the parts of a run that starts; `bare`: its first weights are those of a checkpoint."""
     settings = task.settings.train
     if settings.batch_size % accelerator.num_processes:
         raise SettingsError(
@@ -48,7 +51,7 @@ def set_up(
         torch.use_deterministic_algorithms(True, warn_only=True)  # some operations have no such form: torch says which
         torch.backends.cudnn.benchmark = False
     seed_everything(derive_seed(task.settings.seed, "init"))  # initial weights depend on the seed alone
-    net = build_net(task)
+    net = build_net(task, bare=bare)
     if init_from:
         load_weights(net, init_from, averaged=True)
     if accelerator.num_processes > 1:

@@ -71,7 +71,9 @@ def fit(
         NonFiniteError, MemoryShortError, CheckpointError, DataError: each with the way on.
     """
     with memory_named(), StopSignal() as stop, ExitStack() as files:
-        run = set_up(task, data, folder, accelerator, name, run_id, init_from, progress or Silent())
+        told = progress or Silent()
+        bare = resume is not None or init_from is not None
+        run = set_up(task, data, folder, accelerator, name, run_id, init_from, told, bare=bare)
         if resume:
             state = restore(run, resume)
             run.ewc = ewc.restored(run, resume)
