@@ -27,6 +27,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from mlkit.cli import app
+from mlkit.commands.chains import chain_of
 from mlkit.errors import SettingsError
 from mlkit.metrics import METRICS, metric_table_markdown
 from mlkit.presets import list_presets, resolve_preset
@@ -289,6 +290,9 @@ def settings_page() -> str:
         "`[quick_test]` table holds what `--quick-test` changes. A file of your own works too:",
         "`mlkit train --preset mine.toml`. Naming `train.steps` removes `train.epochs` of a preset below, and the same",
         "for `warmup_steps` and `warmup_epochs`.",
+        "",
+        'A file of a `task` and `chain = ["first", "second"]`, and nothing else, is a chain of presets: `mlkit train`',
+        "trains one after the other, each from the best weights of the one before, as runs of their own.",
     ]
     for task in available_tasks():
         model = settings_class(task)
@@ -338,6 +342,11 @@ def presets_block(task: str) -> str:
     for name, path in list_presets().items():
         if path.parent.name != task:
             continue
+        head = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
+        purpose = head.removeprefix("Purpose:").strip().rstrip(".")
+        if chain := chain_of(name):
+            rows.append((f"`{name}`", purpose, "then ".join(f"`{link}` " for link in chain.links).strip(), MISSING))
+            continue
         settings = resolve_preset(name).settings
         try:
             quick = resolve_preset(name, quick_test=True).settings.train
@@ -346,9 +355,7 @@ def presets_block(task: str) -> str:
             short = MISSING
         train = settings.train
         length = f"{train.steps:,} steps" if train.steps is not None else f"{train.epochs:g} epochs"
-        head = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
-        purpose = head.removeprefix("Purpose:").strip()
-        rows.append((f"`{name}`", purpose.rstrip("."), f"{length} of batch {train.batch_size}", short))
+        rows.append((f"`{name}`", purpose, f"{length} of batch {train.batch_size}", short))
     return "\n".join(table(("preset", "purpose", "length", "steps of `--quick-test`"), rows))
 
 

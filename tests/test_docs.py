@@ -209,6 +209,7 @@ def test_every_command_in_the_docs_is_one_that_mlkit_takes(page: str, line: str)
     import typer
 
     from mlkit.cli import app
+    from mlkit.commands.chains import chain_of
     from mlkit.presets import list_presets, resolve_preset
 
     command: Any = typer.main.get_command(app)
@@ -227,7 +228,9 @@ def test_every_command_in_the_docs_is_one_that_mlkit_takes(page: str, line: str)
         raise AssertionError(f"{page}: {line}: {error}") from error
     preset = found.params.get("preset")
     if preset in list_presets():
-        resolve_preset(preset, assignments=found.params.get("assign") or ())
+        chain = chain_of(preset)
+        for one in chain.links if chain else (preset,):
+            resolve_preset(one, assignments=found.params.get("assign") or ())
     else:
         assert preset is None or preset.endswith(".toml"), f"{page}: no preset '{preset}'"
 

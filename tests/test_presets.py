@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 import tomli_w
 
+from mlkit.commands.chains import chain_of
 from mlkit.errors import SettingsError
 from mlkit.presets import find_preset, list_presets, load_settings, override, resolve_preset, to_toml, validate
 from mlkit.settings import Places
 from mlkit.tasks import available_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = {path.stem: path for path in sorted(ROOT.glob("presets/*/*.toml"))}
+SHIPPED = {path.stem: path for path in sorted(ROOT.glob("presets/*/*.toml"))}
+CHAINS = {name for name, path in SHIPPED.items() if "chain" in tomllib.loads(path.read_text())}
+FILES = {name: path for name, path in SHIPPED.items() if name not in CHAINS}
 
 TRAIN_KEYS = (
     "accumulate, batch_size, betas, channels_last, deterministic, ema_decay, epochs, ewc, ewc_data, "
@@ -44,8 +47,8 @@ def write(folder: Path, text: str, name: str = "mine.toml") -> Path:
 
 
 def test_the_shipped_presets_are_the_files_of_the_presets_folder() -> None:
-    assert list_presets() == FILES
-    assert len(FILES) == len(list(ROOT.glob("presets/*/*.toml")))  # names are unique over all tasks
+    assert list_presets() == SHIPPED
+    assert len(SHIPPED) == len(list(ROOT.glob("presets/*/*.toml")))  # names are unique over all tasks
 
 
 @pytest.mark.parametrize("quick_test", [False, True])
@@ -57,9 +60,16 @@ def test_every_shipped_preset_resolves_and_reads_back_unchanged(name: str, quick
     assert load_settings(write(tmp_path, to_toml(settings))) == settings
 
 
-@pytest.mark.parametrize("name", FILES)
+def test_every_shipped_chain_holds_shipped_presets_of_its_task() -> None:
+    for name in CHAINS:
+        chain = chain_of(name)
+        assert chain is not None and chain.task == SHIPPED[name].parent.name
+        assert [FILES[link].parent.name for link in chain.links] == [chain.task] * len(chain.links)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_preset_opens_with_purpose_command_hardware_expectation_and_date(name: str) -> None:
-    heads = [line.split(":")[0] for line in FILES[name].read_text().splitlines() if line.startswith("# ")]
+    heads = [line.split(":")[0] for line in SHIPPED[name].read_text().splitlines() if line.startswith("# ")]
     assert heads == ["# Purpose", "# Command", "# Hardware", "# Expected", "# Date"]
 
 
@@ -183,7 +193,7 @@ def test_at_least_95_percent_of_mutations_are_named_with_file_and_key(name: str,
 
 
 def test_an_unknown_preset_is_answered_with_the_nearest_and_others() -> None:
-    names = f"{', '.join(sorted(FILES)[:12])} and {len(FILES) - 12} more"
+    names = f"{', '.join(sorted(SHIPPED)[:12])} and {len(SHIPPED) - 12} more"
     assert problems_of("basline_c16") == [
         f"unknown preset 'basline_c16' (did you mean 'baseline_c16'?); there are {names}; or give a file"
     ]

@@ -103,7 +103,11 @@ def resolve_preset(
     Raises:
         SettingsError: with every problem at once, each naming its origin, key and the nearest known key.
     """
-    values, all_origins = _read_chain(name)
+    values, all_origins = read_preset(name)
+    if isinstance(links := values.get("chain"), list):
+        raise SettingsError(
+            f"preset '{name}' is a chain of runs: mlkit train --preset {name}; its presets are {listing(links)}"
+        )
     quick = values.pop("quick_test", {})
     if not isinstance(quick, Mapping):
         raise SettingsError(f"{all_origins['quick_test']}: quick_test = {quick!r}: input should be a table")
@@ -213,7 +217,7 @@ def explain(error: ValidationError, model: type[BaseModel], origins: Mapping[str
         message = _PLAINER.get(problem["type"], message[0].lower() + message[1:])
         if unknown:
             section = ".".join(path[:-1]) or "the top level"
-            of_files = ("extends", "quick_test") if len(path) == 1 and ".toml" in where else ()
+            of_files = ("extends", "quick_test", "chain") if len(path) == 1 and ".toml" in where else ()
             sentences[key] = (
                 f"{where}unknown key '{key}'{did_you_mean(path[-1], [*known_keys, *of_files], ALIASES)}; "
                 f"{section} has {listing(sorted(known_keys), 30)}"
@@ -334,20 +338,27 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _read_chain(name: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the values of a preset over those it extends, with the file that each came from."""
-    chain: list[tuple[Path, dict[str, Any]]] = []
+def read_preset(name: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the values of a preset over those it extends, with the file that each came from.
+
+    Raises:
+        SettingsError: when a file is missing, no TOML, or extends itself.
+    """
+    line: list[tuple[Path, dict[str, Any]]] = []
     next_name: str | None = name
     while next_name is not None:
         try:
             path = find_preset(next_name)
         except SettingsError as error:
-            where = f"{chain[-1][0].name}: extends: " if chain else ""
+            where = f"{line[-1][0].name}: extends: " if line else ""
             raise SettingsError(*(where + problem for problem in error.problems)) from None
-        if any(path == seen for seen, _ in chain):
-            raise SettingsError(f"preset {path} extends itself, by way of {listing([seen.name for seen, _ in chain])}")
+        if any(path == seen for seen, _ in line):
+            raise SettingsError(f"preset {path} extends itself, by way of {listing([seen.name for seen, _ in line])}")
         values = _read(path)
-        chain.append((path, values))
+        if "chain" in values and (line or "extends" in values):
+            by = line[-1][0].name if line else path.name
+            raise SettingsError(f"{by}: extends: a chain neither extends nor is extended; extend one of its presets")
+        line.append((path, values))
         next_name = values.pop("extends", None)
         if next_name is not None and not isinstance(next_name, str):
             raise SettingsError(f"{path.name}: extends = {next_name!r}: input should be a preset's name")
@@ -355,10 +366,10 @@ def _read_chain(name: str) -> tuple[dict[str, Any], dict[str, str]]:
             next_name = str(path.parent / next_name)  # beside the file that names it, wherever one stands
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for path, values in reversed(chain):
+    for path, values in reversed(line):
         _merge(merged, values, origins, path.name)
-    merged["preset"] = chain[0][0].stem
-    origins["preset"] = chain[0][0].name
+    merged["preset"] = line[0][0].stem
+    origins["preset"] = line[0][0].name
     return merged, origins
 
 

@@ -45,9 +45,12 @@ def resume(
 
         mlkit resume runs/residual_v1_c16/ckpt-5000 --name from_5000
     """
-    from mlkit.commands.resuming import resume_with
+    from mlkit.commands.resuming import resume_run
+    from mlkit.commands.session import print_json
 
     changes = {"train.steps": max_steps, "train.lr": lr, "train.batch_size": batch_size, "train.workers": workers}
-    resume_with(
+    result = resume_run(
         path, None, name=name, data=data, device=device, assignments=tuple(assign or ()), flags=changes, as_json=as_json
     )
+    if as_json:
+        print_json(result)

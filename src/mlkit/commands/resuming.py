@@ -23,7 +23,6 @@ from mlkit.commands.session import (
     new_run_json,
     open_accelerator,
     print_card,
-    print_json,
     run_log,
     say,
     train_in,
@@ -53,7 +52,7 @@ FIXED = (
 )
 
 
-def resume_with(
+def resume_run(
     path: Path,
     settings: RunSettings | None,
     *,
@@ -63,8 +62,8 @@ def resume_with(
     assignments: tuple[str, ...] = (),
     flags: Mapping[str, Any] | None = None,
     as_json: bool = False,
-) -> None:
-    """Resume a run or a checkpoint.
+) -> dict[str, Any]:
+    """Resume a run or a checkpoint; returns what `--json` prints.
 
     Args:
         path: a run (name, prefix, folder) or a checkpoint.
@@ -74,7 +73,7 @@ def resume_with(
         device: where to train.
         assignments: `--set` changes.
         flags: dotted keys and values that change; None values are skipped.
-        as_json: print the result as JSON.
+        as_json: the result will be printed as JSON, so no closing card.
 
     Raises:
         CheckpointError, SettingsError, DataError: each with what would work.
@@ -88,7 +87,7 @@ def resume_with(
     run, checkpoint = ref.folder, _checkpoint(ref.folder, ref.checkpoint)
     stored = _stored(checkpoint) if checkpoint else load_settings(run / "settings.toml")
     wanted = override(settings or stored, assignments=assignments, flags=flags or {})
-    wanted = _with_decided(wanted, stored)
+    wanted = with_decided(wanted, stored)
     changed = refuse_changes(stored, wanted, checkpoint)
     check_named(wanted)
     manifest = _dataset(run, checkpoint, data)
@@ -133,7 +132,7 @@ def resume_with(
             if weights_only:
                 where = f"the weights of {where}"
             print_card(f"mlkit resume  {folder.name}", {"from": where, **changed})
-        result = train_in(
+        return train_in(
             folder,
             task,
             manifest,
@@ -142,8 +141,6 @@ def resume_with(
             init_from=checkpoint if weights_only else _parent(folder, checkpoint),
             as_json=as_json,
         )
-    if as_json:
-        print_json(result)
 
 
 def _check_memory(settings: RunSettings, checkpoint: Checkpoint, counters: Mapping[str, Any]) -> None:
@@ -278,7 +275,7 @@ def _dataset(run: Path, checkpoint: Checkpoint | None, data: Path | None) -> Dat
     return manifest
 
 
-def _with_decided(wanted: RunSettings, stored: RunSettings) -> RunSettings:
+def with_decided(wanted: RunSettings, stored: RunSettings) -> RunSettings:
     """Take what `auto` decided when the run began: deciding again could choose otherwise."""
     decided = {
         key: getattr(stored.train, key)

@@ -46,14 +46,13 @@ def start_seeds(request: Request) -> None:
     for place, seed in enumerate(seeds):
         flags = {**request.flags, **decided, "seed": seed}
         try:
-            started = start_run(replace(request, name=seed_run_name(group, seed), flags=flags), group)
+            started = start_run(replace(request, name=seed_run_name(group, seed), flags=flags), {"group": group})
         except MlkitError:
             if left := seeds[place + 1 :]:
                 say(f"not started: the other seeds; later, the same command with --seeds {','.join(map(str, left))}")
             raise
-        if started:
-            train = started.settings.train
-            decided = {"train.precision": train.precision, "train.channels_last": train.channels_last}
-            results.append(started.result)
+        train = started.settings.train
+        decided = {"train.precision": train.precision, "train.channels_last": train.channels_last}
+        results.append(started.result)
     if request.as_json and all(results):
         print_json({"group": group, "runs": results})

@@ -106,13 +106,17 @@ def run_log(folder: Path) -> Iterator[None]:
 
 
 def new_run_json(
-    name: str, settings: RunSettings, data: DatasetManifest, lineage: Mapping[str, Any], group: str = ""
+    name: str,
+    settings: RunSettings,
+    data: DatasetManifest,
+    lineage: Mapping[str, Any],
+    about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the run.json of a run that starts now; `group` is that of runs which differ in nothing but the seed."""
+    """Return the run.json of a run that starts now; `about` says what it belongs to: a group of seeds, a chain."""
     return {
         "id": uuid.uuid4().hex[:12],
         "name": name,
-        **({"group": group} if group else {}),
+        **(about or {}),
         "task": settings.task,
         "preset": settings.preset,
         "status": "wip",

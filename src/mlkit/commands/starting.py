@@ -59,29 +59,35 @@ class Request:
 
 
 def start(request: Request) -> None:
-    """Start a run, or one for each seed, or only check that it could start."""
-    if request.seeds:
+    """Start a run, or one for each seed or link of a chain, or only check that it could start."""
+    from mlkit.commands.chains import chain_of, start_chain
+
+    if chain := chain_of(request.preset):
+        start_chain(request, chain)
+    elif request.seeds:
         from mlkit.commands.seeds import start_seeds
 
         start_seeds(request)
-    elif (started := start_run(request)) and request.as_json:
-        print_json(started.result)
+    else:
+        result = start_run(request).result
+        if request.as_json:
+            print_json(result)
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A run that was started and came to its end."""
+    """A run that was started, resumed or only checked, and came to its end."""
 
     settings: RunSettings  # with what `auto` decided
     result: dict[str, Any]  # what `--json` prints
 
 
-def start_run(request: Request, group: str = "") -> Started | None:
-    """Train one run; None when it was only checked, or resumed.
+def start_run(request: Request, about: Mapping[str, Any] | None = None) -> Started:
+    """Train one run, or resume or only check it.
 
     Args:
         request: what was asked for; its `seeds` are not looked at.
-        group: the name of the runs that differ in nothing but the seed, where this is one of them.
+        about: what its run.json says besides: the group of seeds or the chain that it is one of.
     """
     settings = resolve_preset(
         request.preset, assignments=request.assignments, flags=request.flags, quick_test=request.quick_test
@@ -91,12 +97,12 @@ def start_run(request: Request, group: str = "") -> Started | None:
         start_from = request.resume_from
         say(f"{start_from} holds weights only: a new run from them, fresh optimizer, step 0")
     elif request.resume_from is not None:
-        from mlkit.commands.resuming import resume_with
+        from mlkit.commands.resuming import resume_run
 
         for option, given in (("--init-from", request.init_from), ("--validate-only", request.validate_only)):
             if given:
                 raise MlkitError(f"give --resume-from or {option}, not both")
-        resume_with(
+        result = resume_run(
             request.resume_from,
             settings,
             name=request.name,
@@ -104,7 +110,7 @@ def start_run(request: Request, group: str = "") -> Started | None:
             device=request.device,
             as_json=request.as_json,
         )
-        return None
+        return Started(settings, result)
     runs_dir = Places().runs_dir
     name = request.name or settings.preset
     check_run_name(name)
@@ -127,16 +133,15 @@ def start_run(request: Request, group: str = "") -> Started | None:
         from mlkit.commands.validating import check_step, tell_ready
 
         checked = check_step(task, data, accelerator, init_from)
-        if accelerator.is_main_process:
-            tell_ready(card, checked, start_from, as_json=request.as_json)
-        return None
+        ready = tell_ready(card, checked, start_from, as_json=request.as_json) if accelerator.is_main_process else {}
+        return Started(task.settings, ready)
     main = accelerator.is_main_process
     folder = runs_dir / name
     if main:
         folder = new_run_folder(runs_dir, name)
         lineage = {"parent": str(init_from.folder.resolve()), "kind": "weights"} if init_from else {}
         write_settings(folder, task.settings)
-        write_run_json(folder, new_run_json(name, task.settings, data, lineage, group))
+        write_run_json(folder, new_run_json(name, task.settings, data, lineage, about))
     accelerator.wait_for_everyone()
     with run_log(folder):
         if main:

@@ -15,7 +15,11 @@ RUN, DATA, LENGTH, MACHINE, PICTURES = "Run", "Data", "Length and rate", "Machin
 def train(
     preset: Annotated[
         str,
-        typer.Option(help="A shipped preset or a .toml file.", autocompletion=complete.presets, rich_help_panel=RUN),
+        typer.Option(
+            help="A shipped preset, a chain of them, or a .toml file.",
+            autocompletion=complete.presets,
+            rich_help_panel=RUN,
+        ),
     ],
     name: Annotated[
         str | None, typer.Option(help="Name of the run.  \\[default: the preset]", rich_help_panel=RUN)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mlkit.checkpoint import Checkpoint, load_weights
 from mlkit.commands.card import sample_batch
 from mlkit.commands.display import scores_text
-from mlkit.commands.session import print_card, print_json, say
+from mlkit.commands.session import print_card, say
 from mlkit.data.manifest import DatasetManifest, verify_manifest
 from mlkit.errors import NonFiniteError, listing
 from mlkit.seeding import derive_seed, isolated_rng
@@ -75,22 +75,23 @@ def _scored(task: Task, data: DatasetManifest, net: nn.Module, accelerator: Acce
     )
 
 
-def tell_ready(card: Mapping[str, str], checked: Checked, weights: Path | None, *, as_json: bool) -> None:
-    """Print what was checked, and the figures of the weights that were named."""
+def tell_ready(card: Mapping[str, str], checked: Checked, weights: Path | None, *, as_json: bool) -> dict[str, Any]:
+    """Tell what was checked, and the figures of the weights that were named; returns it for `--json`."""
     scored = checked.scored
-    for warning in (*scored.failures, *scored.warnings) if scored else ():
+    warnings = [*scored.failures, *scored.warnings] if scored else []
+    for warning in warnings:
         say(f"warning: {warning}")
-    if as_json:
-        result: dict[str, Any] = {"ready": True, "loss": checked.loss}
+    if not as_json:
+        print_card("mlkit train --validate-only", card)
         if scored:
-            result |= {"checkpoint": str(weights), "scores": _finite(scored.means())}
-            result |= {"set_scores": _finite(scored.set_scores), "warnings": [*scored.failures, *scored.warnings]}
-        print_json(result)
-        return
-    print_card("mlkit train --validate-only", card)
-    if scored:
-        say(f"validation of {weights}: {scores_text(scored.means())}")
-    say(f"ready: settings, data (every file's hash), disk and one step of real size are good; loss {checked.loss:.4f}")
+            say(f"validation of {weights}: {scores_text(scored.means())}")
+        say(
+            "ready: settings, data (every file's hash), disk and one step of real size are good; "
+            f"loss {checked.loss:.4f}"
+        )
+    figures = {"scores": _finite(scored.means()), "set_scores": _finite(scored.set_scores)} if scored else {}
+    of = {"checkpoint": str(weights), **figures, "warnings": warnings} if scored else {}
+    return {"ready": True, "loss": checked.loss, **of}
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float]:
