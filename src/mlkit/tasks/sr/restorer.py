@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mlkit.errors import NonFiniteError
 from mlkit.tasks.sr.bases import Base
+from mlkit.tasks.sr.bases.flux_attention import hasten
 from mlkit.tasks.sr.flow import integrate, one_step
 from mlkit.tasks.sr.lora import base_only, is_adapted
 from mlkit.tasks.sr.model import DTYPES
@@ -132,6 +133,7 @@ class Restorer:
             transformer = wrapped.merge_and_unload() if adapted else wrapped.unload()  # type: ignore[operator]
             if self._bf16:
                 nn.Module.to(transformer, torch.bfloat16)  # that of diffusers warns of what need not be kept in float32
+            hasten(transformer)
             self._copies[adapted] = Base(
                 transformer=transformer,
                 vae=self.base.vae,

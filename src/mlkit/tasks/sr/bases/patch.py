@@ -83,7 +83,9 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         """Return the image: the inverse of an orthonormal transform is its transpose."""
-        image = functional.conv_transpose2d(z, self.basis, stride=self.basis.shape[-1])
+        # A transposed convolution whose patches do not overlap; as that, it takes twice as long on a CPU.
+        patches = torch.einsum("bchw,ck->bkhw", z, self.basis.flatten(1))
+        image = functional.pixel_shuffle(patches, self.basis.shape[-1])
         return DecoderOutput(sample=image) if return_dict else (image,)
 
     def forward(self, sample: Tensor) -> DecoderOutput | tuple[Tensor]:
