@@ -250,16 +250,7 @@ def highlights(lab: Lab, runs: Mapping[str, Path]) -> None:
                 found["cpsnr"].append(float(cpsnr(srgb_encoded(made), srgb_encoded(truth))))
                 found["cpsnr_linear"].append(float(cpsnr_linear(made, truth)))
                 found["highlight_error"].append(float(highlight_error(made, truth)))
-            rows.append(
-                {
-                    "name": name,
-                    "stops": stops,
-                    **{
-                        key: round(float(np.nanmean(v)), 4) if np.isfinite(v).any() else None
-                        for key, v in found.items()
-                    },
-                }
-            )
+            rows.append({"name": name, "stops": stops, **_means(found)})
     lab.results["light"] = rows
 
 
