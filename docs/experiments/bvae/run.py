@@ -1,0 +1,167 @@
+"""Scaling or imbalance: options A, B and C in both scalings, three seeds each, on ARC-1 and on unbalanced grids.
+
+    python docs/experiments/bvae/run.py --work DIR --json docs/experiments/bvae/results.json
+
+Each option is trained as the loss-testing specification scales it (reconstruction as a mean per cell, KL as a sum) and
+with the terms of the ELBO; nothing else differs. On ARC-1 the best setting found, `bvae_arc`, is trained beside them.
+About two and a half hours on one CPU core; a call with the same --work goes on where a stopped one was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "bench"))
+
+import _common  # noqa: E402 - commit, machine and options as the measurements have them
+
+OPTIONS = tuple(f"option_{letter}{scaling}" for letter in "abc" for scaling in ("", "_elbo"))
+BEST = "bvae_arc"
+SOURCES = {"arc1": (), "synthetic": ("--source", "synthetic", "--side", "16")}
+SEEDS = (0, 1, 2)
+KEYS = (
+    *("accuracy", "majority_share", "accuracy_gain", "object_accuracy", "balanced_accuracy", "exact_match"),
+    *("ce_nat", "kl_nat", "kl_per_dim", *(f"recall_{index}" for index in range(10))),
+)
+OF_THE_SET = ("cell_accuracy", "cell_majority_share", "kl_min_dim", "active_units", "active_share", "predicted_classes")
+SMOKE = (
+    *("train.steps=4", "train.warmup_steps=1", "loss.guard_after=0", "loss.beta_steps=2"),
+    *("checkpoint.every=4", "checkpoint.grid=false", "eval.max_samples=64"),
+)
+
+
+@dataclass(slots=True)
+class Lab:
+    """Where datasets and runs are, and what was measured."""
+
+    work: Path
+    smoke: bool
+    results: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> Path:
+        return self.work / "runs"
+
+    def cli(self, *words: str) -> str:
+        """Run mlkit and return what it printed; its own words are the error."""
+        environment = {**os.environ, "MLKIT_RUNS_DIR": str(self.runs), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([sys.executable, "-m", "mlkit", *words], capture_output=True, text=True, env=environment)
+        if done.returncode:
+            raise SystemExit(f"mlkit {' '.join(words)}\n{done.stderr[-3000:]}")
+        return done.stdout
+
+    def build(self, name: str) -> Path:
+        folder = self.work / name
+        if not folder.exists():
+            self.cli("dataset", "build", "bvae", *SOURCES[name], "--out", str(folder))
+        return folder
+
+    def train(self, preset: str, of: str) -> str:
+        """Train the seeds of a preset that are not trained yet; returns the name of their group."""
+        group = f"{of}_{preset}"
+        seeds = []
+        for seed in SEEDS[: 2 if self.smoke else None]:
+            folder = self.runs / f"{group}-s{seed}"
+            if self.state(folder) == "success":
+                continue
+            if (folder / "last").exists():
+                print(f"{folder.name}: goes on", flush=True)
+                self.cli("resume", str(folder))
+                continue
+            shutil.rmtree(folder, ignore_errors=True)
+            seeds.append(str(seed))
+        if seeds:
+            started_s = time.perf_counter()
+            settings = [word for setting in SMOKE if self.smoke for word in ("--set", setting)]
+            where = ("--data", str(self.build(of)), "--name", group, "--seeds", ",".join(seeds))
+            self.cli("train", "--preset", preset, *where, *settings)
+            print(f"{group}: seeds {','.join(seeds)} in {time.perf_counter() - started_s:.0f} s", flush=True)
+        return group
+
+    def state(self, folder: Path) -> str:
+        file = folder / "run.json"
+        return str(json.loads(file.read_text())["status"]) if file.is_file() else ""
+
+    def compare(self, of: str, presets: Sequence[str]) -> None:
+        """Compare the groups of a dataset and keep what the page shows."""
+        groups = [f"{of}_{preset}" for preset in presets]
+        found = json.loads(self.cli("compare", *groups, "--json", "--no-picture", "--out", str(self.work / "compare")))
+        self.results[of] = {
+            "dataset_sha256": found["dataset_sha256"],
+            "num_images": found["num_images"],
+            "rows": [self.row(preset, row) for preset, row in zip(presets, found["rows"], strict=True)],
+            "notes": found["notes"],
+        }
+
+    def row(self, preset: str, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Return one group: means, and the values and intervals of its runs."""
+        seeds, keys = row["seeds"], (*KEYS, *OF_THE_SET)
+        trained = [json.loads((Path(run["checkpoint"]) / "training_state.json").read_text()) for run in seeds["runs"]]
+        return {
+            "preset": preset,
+            "parameters": row["parameters"],
+            "steps": [run["step"] for run in seeds["runs"]],
+            "train_s": [round(state["train_s"]) for state in trained],
+            "means": {key: rounded(row["means"][key]) for key in KEYS if key in row["means"]},
+            "set_scores": {key: rounded(row["set_scores"][key]) for key in OF_THE_SET},
+            "kl_by_dim": [rounded(value) for key, value in row["set_scores"].items() if key.startswith("kl_dim_")],
+            "values": {
+                key: [rounded(value) for value in seeds["values"][key]] for key in keys if key in seeds["values"]
+            },
+            "intervals": {
+                key: {name: rounded(value) for name, value in seeds["intervals"][key].items()}
+                for key in keys
+                if key in seeds["intervals"]
+            },
+            "fluctuation": rounded(row["fluctuation"]),
+            "criteria": [
+                {"sentence": one["sentence"], "passed": one["passed"], "value": rounded(one["value"])}
+                for one in row["criteria"]
+            ],
+        }
+
+    def write(self, path: Path) -> None:
+        content = {
+            "command": "python docs/experiments/bvae/run.py", "commit": _common.commit(),
+            "date": time.strftime("%Y-%m-%d"), "machine": _common.machine(), **self.results,
+        }  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        print(f"written to {path}", flush=True)
+
+
+def rounded(value: float | None) -> float | None:
+    """Return four significant digits: what is written is shown, not computed with."""
+    return value if value is None else float(f"{value:.4g}")
+
+
+def main() -> int:
+    parser = _common.options_parser(__doc__)
+    parser.add_argument("--work", type=Path, help="keep datasets and runs here, and go on where a stopped call was")
+    options: argparse.Namespace = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        lab = Lab((options.work or Path(temporary)).absolute(), options.smoke)
+        lab.runs.mkdir(parents=True, exist_ok=True)
+        for of, presets in (("arc1", OPTIONS), ("arc1", (*OPTIONS, BEST)), ("synthetic", OPTIONS)):
+            for preset in presets:
+                lab.train(preset, of)
+            lab.compare(of, presets)
+            if options.json:  # after each part, so that what is there can be looked at
+                lab.write(options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
