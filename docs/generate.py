@@ -350,13 +350,15 @@ def presets_block(task: str) -> str:
         settings = resolve_preset(name).settings
         try:
             quick = resolve_preset(name, quick_test=True).settings.train
-            short = f"{quick.steps} of batch {quick.batch_size}"
+            short = (
+                f"{quick.steps} of batch {quick.batch_size}" if quick.steps is not None else f"{quick.epochs:g} epochs"
+            )
         except SettingsError:  # one for large machines has no quick test
             short = MISSING
         train = settings.train
         length = f"{train.steps:,} steps" if train.steps is not None else f"{train.epochs:g} epochs"
         rows.append((f"`{name}`", purpose, f"{length} of batch {train.batch_size}", short))
-    return "\n".join(table(("preset", "purpose", "length", "steps of `--quick-test`"), rows))
+    return "\n".join(table(("preset", "purpose", "length", "length of `--quick-test`"), rows))
 
 
 # ---- measurements ---------------------------------------------------------------------------------------------

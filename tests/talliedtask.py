@@ -38,6 +38,8 @@ class FamilySource(ToySource):
 class TalliedTask(ToyTask):
     grid_files: ClassVar[GridFiles] = GridFiles(3, "pairs_epoch_{epoch}.png", "pairs_best.png")
 
+    warns_from = 0
+
     def tally(self) -> Mean:
         return Mean()
 

@@ -35,6 +35,7 @@ __all__ = [
     "Source",
     "Tallies",
     "Task",
+    "WarnsLater",
     "bare_model",
     "training_source",
 ]
@@ -93,6 +94,16 @@ class Tallies(Protocol):
 
     def tally(self) -> SetTally:
         """Return a new count of nothing."""
+        ...
+
+
+@runtime_checkable
+class WarnsLater(Protocol):
+    """A task whose tally has something to say of any model that has hardly been trained."""
+
+    @property
+    def warns_from(self) -> int:
+        """Updates after which the tally's warnings are told; before that they are not."""
         ...
 
 

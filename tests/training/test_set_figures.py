@@ -105,6 +105,18 @@ def test_what_a_set_says_is_wrong_is_told_once_a_kind_and_again_at_the_end(
     assert outcome.failures == ()
 
 
+@pytest.mark.parametrize(("warns_from", "told_at"), [(5, [8]), (8, [8]), (11, [])])
+def test_what_has_hardly_been_trained_is_not_warned_of(
+    data: DatasetManifest, tmp_path: Path, warns_from: int, told_at: list[int]
+) -> None:
+    task, heard = TalliedTask(settings()), Heard()
+    task.warns_from = warns_from
+    outcome = fit(task, data, tmp_path / "run", heard)
+    steps = [int(line.split()[3].rstrip(":")) for line in heard.lines if "warning" in line]
+    assert steps == told_at
+    assert bool(outcome.warnings) == bool(told_at), "the last evaluation's are told again, or none"
+
+
 # ------------------------------------------------------------------------------------------ pictures
 
 

@@ -12,6 +12,7 @@ from mlkit.checkpoint import open_checkpoint, step_of
 from mlkit.errors import CheckpointError
 from mlkit.evaluation.evaluate import Evaluation, evaluate, report_json, spread_indices
 from mlkit.metrics import METRICS, goodness
+from mlkit.task import WarnsLater
 from mlkit.training.drawing import grid_indices, scored_indices
 from mlkit.training.forgetting import PREFIX
 from mlkit.training.hooks import failed, report
@@ -42,6 +43,8 @@ def score(run: Run, state: TrainState) -> Evaluation | None:
 
 def _warn(run: Run, state: TrainState, result: Evaluation) -> None:
     """Tell what a whole set says is wrong, once a kind; the last evaluation's are told again at the end."""
+    if isinstance(run.task, WarnsLater) and state.step < run.task.warns_from:
+        return
     run.warnings = [f"validation at step {state.step}: {warning}" for warning in result.warnings]
     for warning in result.warnings:
         kind = warning.partition(":")[0]

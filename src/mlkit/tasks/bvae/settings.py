@@ -97,7 +97,7 @@ class BvaeLoss(Settings):
     """Nat a dimension below which the mean of its KL over a batch (of one process) costs no less (Kingma et al. 2016);
     0: off."""
     guard_after: CountOrNone = 500
-    """Updates before the training looks for collapse: an untrained model is collapsed. Evaluations always look."""
+    """Updates before training batches and evaluations are looked at for collapse: an untrained model is collapsed."""
     guard_every: Count = 50
     """Updates between two looks at a training batch."""
     kl_floor_nat: Positive = 0.05

@@ -172,6 +172,10 @@ class BvaeTask:
             **{f"recall_{index}": recalls[:, index] for index in range(min(classes, label_metrics.NUM_RECALLS))},
         }
 
+    @property
+    def warns_from(self) -> int:
+        return self.settings.loss.guard_after
+
     def tally(self) -> Tally:
         """Return what counts over a whole set: KL of each dimension, active units, collapse."""
         return Tally(self.settings.model, self.settings.loss.kl_floor_nat)
