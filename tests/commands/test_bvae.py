@@ -99,6 +99,10 @@ def test_a_broken_grid_is_one_sentence_and_exit_4(mlkit: Mlkit, tmp_path: Path, 
         (("--side", 65), "--side = 65: input should be less than or equal to 64"),
         (("--val-share", 1), "--val-share = 1.0: input should be less than 1"),
         (("--source", "arc3"), "arc3 does not exist; give arc1, arc2, synthetic, or files or folders of grids"),
+        (
+            ("--source", "arc1", "more"),
+            "arc1 cannot be mixed with other sources; build it alone, or give files and folders",
+        ),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(
@@ -164,6 +168,7 @@ def test_weights_of_another_number_of_classes_are_refused(mlkit: Mlkit, first: P
     assert said.code == 3
     assert len([line for line in said.lines if line.startswith("mlkit: ")]) == 1
     assert "encoder.0.weight" in said.lines[-1]
+    assert said.lines[-1].endswith("; model.classes is 10 there and 4 here")
 
 
 def test_grids_are_reconstructed_drawn_and_walked_through(mlkit: Mlkit, first: Path, tmp_path: Path) -> None:
@@ -174,6 +179,12 @@ def test_grids_are_reconstructed_drawn_and_walked_through(mlkit: Mlkit, first: P
     assert "g_reconstructed.json: 1 grid, accuracy" in one.out and "(all-background 50.0 %)" in one.out
     rest = mlkit("infer", "bvae", "--sample", 3, "--traverse", "--checkpoint", first, "--out", tmp_path / "out")
     assert rest.code == 0, rest.err
+    assert rest.out.splitlines() == [
+        f"{tmp_path / 'out' / 'samples.json'}: 3 grids from the prior, seed 0",
+        f"picture: {tmp_path / 'out' / 'samples.png'}",
+        f"{tmp_path / 'out' / 'traverse.json'}: 4 latent dimensions, from the middle of the prior",
+        f"picture: {tmp_path / 'out' / 'traverse.png'}",
+    ]
     found = {path.name for path in (tmp_path / "out").iterdir()}
     made = {f"{name}.{suffix}" for name in ("samples", "traverse") for suffix in ("json", "png")}
     assert found == made | {"g_reconstructed.json", "g_compare.png"}
@@ -204,3 +215,6 @@ def test_inference_refuses_in_a_sentence(mlkit: Mlkit, first: Path, refused: Ref
     twin = tmp_path / "a" / "good.json"
     twin.write_text("[[1]]")
     assert infer(good, twin, *out).code == 2
+    assert infer(good, twin, "--traverse", *out) == refused(2, "--traverse starts from one grid; give one file, not 2")
+    missing = tmp_path / "missing.json"
+    assert infer(missing, *out) == refused(4, f"{missing} does not exist; give files or folders of grids")

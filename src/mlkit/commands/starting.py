@@ -187,8 +187,23 @@ def _weights(path: Path, settings: RunSettings) -> Checkpoint:
         raise CheckpointError(
             f"--init-from {path} is of task '{checkpoint.info['task']}', this preset is of '{settings.task}'"
         )
-    load_weights(bare_model(load_task(settings)), checkpoint, averaged=True)  # those of another model do not fit
+    try:
+        load_weights(bare_model(load_task(settings)), checkpoint, averaged=True)  # those of another model do not fit
+    except CheckpointError as error:
+        raise CheckpointError(error.problems[0] + _other_model(checkpoint, settings), *error.problems[1:]) from error
     return checkpoint
+
+
+def _other_model(checkpoint: Checkpoint, settings: RunSettings) -> str:
+    """Return which of the model's settings differ from a checkpoint's, to end a sentence with; "" where none does."""
+    there = checkpoint.info.get("settings", {}).get("model", {})
+    here = settings.model_dump(mode="json").get("model", {})
+    differ = [
+        f"model.{key} is {there[key]!r} there and {here[key]!r} here"
+        for key in there
+        if here.get(key, there[key]) != there[key]
+    ]
+    return f"; {listing(differ)}" if differ else ""
 
 
 def _check_ewc(settings: RunSettings, init_from: Checkpoint | None) -> None:

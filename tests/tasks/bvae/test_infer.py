@@ -101,23 +101,23 @@ def test_a_result_is_replaced_only_when_that_is_asked_for(net: BetaVae, tmp_path
 
 
 def test_samples_are_a_function_of_seed_and_number(net: BetaVae, tmp_path: Path) -> None:
-    three, picture = sample_prior(net, 3, tmp_path / "a", seed=1)
-    five, _ = sample_prior(net, 5, tmp_path / "b", seed=1)
-    other, _ = sample_prior(net, 3, tmp_path / "c", seed=2)
-    made = [json.loads(path.read_text()) for path in (three, five, other)]
+    three, five, other = (
+        sample_prior(net, count, tmp_path / f"{count}-{seed}", seed=seed) for count, seed in ((3, 1), (5, 1), (3, 2))
+    )
+    made = [json.loads(drawn.file.read_text()) for drawn in (three, five, other)]
     assert made[0] == made[1][:3] != made[2]
     assert np.array(made[1]).shape == (5, 10, 10)
-    assert picture.is_file()
-    assert len(read_grids(five, 10)) == 5
+    assert five.picture.is_file() and five.num == 5
+    assert len(read_grids(five.file, 10)) == 5
 
 
 def test_a_walk_changes_one_dimension_and_starts_from_the_grid(net: BetaVae, tmp_path: Path) -> None:
     path = tmp_path / "g.json"
     path.write_text("[[0, 1, 5], [2, 3, 5]]")
     grid = single_grid(net, path)
-    file, picture = traverse(net, grid, tmp_path / "out")
-    content = json.loads(file.read_text())
-    assert content["from"] == "g" and len(content["dimensions"]) == 6 and picture.is_file()
+    drawn = traverse(net, grid, tmp_path / "out")
+    content = json.loads(drawn.file.read_text())
+    assert content["from"] == "g" and len(content["dimensions"]) == drawn.num == 6 and drawn.picture.is_file()
     square = torch.full((1, 10, 10), 10)
     square[0, :2, :3] = torch.tensor([[0, 1, 5], [2, 3, 5]])
     with torch.no_grad():
@@ -125,20 +125,21 @@ def test_a_walk_changes_one_dimension_and_starts_from_the_grid(net: BetaVae, tmp
         z[0, 4] = content["values"][1]
         expected = net.decode(z).argmax(dim=1)[0, :2, :3].tolist()
     assert content["dimensions"][4]["grids"][1] == expected
-    whole, _ = traverse(net, None, tmp_path / "prior")
-    assert np.array(json.loads(whole.read_text())["dimensions"][0]["grids"]).shape == (7, 10, 10)
+    whole = traverse(net, None, tmp_path / "prior")
+    assert np.array(json.loads(whole.file.read_text())["dimensions"][0]["grids"]).shape == (7, 10, 10)
 
 
 def test_a_walk_through_a_map_shows_each_channel_once(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = BetaVae(BvaeModel(side=10, layout="map", channels=4, latent=3)).eval()
-    file, picture = traverse(net, None, tmp_path)
-    dimensions = json.loads(file.read_text())["dimensions"]
+    drawn = traverse(net, None, tmp_path)
+    dimensions = json.loads(drawn.file.read_text())["dimensions"]
     assert len(dimensions) == 3 * 3 * 3  # a side of 10 has 3 sites
     shown = _most_changing(net, [dimension["changed_share"] for dimension in dimensions])
     assert sorted(index // 9 for index in shown) == [0, 1, 2]
     for index in shown:
         channel = dimensions[index // 9 * 9 : index // 9 * 9 + 9]
         assert dimensions[index]["changed_share"] == max(other["changed_share"] for other in channel)
-    with Image.open(picture) as image:
+    assert drawn.num == 3
+    with Image.open(drawn.picture) as image:
         assert image.height < image.width

@@ -109,7 +109,7 @@ def test_a_palette_image_gives_its_indices(tmp_path: Path) -> None:
         ),
         ("a.npy", np.array([[0.5, 1.0]]), "{path}, a: " + FROM_0_TO_9 + ", not float64 values"),
         ("a.npy", np.array([[np.nan]]), "{path}, a: " + FROM_0_TO_9 + ", not float64 values"),
-        ("a.npy", b"not an array", "{path} is no array of numbers: *"),
+        ("a.npy", b"not an array", "{path} is no NPY file with an array of numbers"),
         (
             "a.png",
             np.zeros((2, 2, 3), np.uint8),
@@ -135,7 +135,7 @@ def test_a_missing_file_and_a_folder_without_grids_are_told_together(tmp_path: P
         find_files([tmp_path / "nowhere", tmp_path / "empty"])
     assert [problem.split(" ")[-1] for problem in raised.value.problems] == ["grids", "(labels)"]
     assert raised.value.problems[0] == (
-        f"{tmp_path / 'nowhere'} does not exist; give arc1, arc2, synthetic, or files or folders of grids"
+        f"{tmp_path / 'nowhere'} does not exist; give files or folders of grids"
     )
 
 

@@ -155,6 +155,8 @@ def infer(
     # Results of an earlier call into a folder of grids are no grids.
     results = inference.RESULT_SUFFIXES
     paths = [path for path in find_files(named) if path in named or not path.stem.endswith(results)]
+    if traverse and len(paths) > 1:
+        raise MlkitError(f"--traverse starts from one grid; give one file, not {len(paths)}")
     _refuse_equal_names(paths, out)
     ref = resolve_run(str(checkpoint), Places().runs_dir)
     picked, sentence = pick_device(device)
@@ -164,12 +166,15 @@ def infer(
     assert isinstance(opened.net, BetaVae)
     errors: list[MlkitError] = []
     if sample:
-        for path in inference.sample_prior(opened.net, sample, out, seed=seed, overwrite=overwrite):
-            typer.echo(f"{path}: {counted(sample, 'grid')} from the prior, seed {seed}")
+        drawn = inference.sample_prior(opened.net, sample, out, seed=seed, overwrite=overwrite)
+        typer.echo(f"{drawn.file}: {counted(sample, 'grid')} from the prior, seed {seed}")
+        typer.echo(f"picture: {drawn.picture}" + (f" (the first {drawn.num})" if drawn.num < sample else ""))
     if traverse:
         grid = inference.single_grid(opened.net, paths[0]) if paths else None
-        for path in inference.traverse(opened.net, grid, out, overwrite=overwrite):
-            typer.echo(f"{path}: {counted(opened.net.latent, 'latent dimension')}")
+        drawn, dims = inference.traverse(opened.net, grid, out, overwrite=overwrite), opened.net.latent
+        start = "the middle of the prior" if grid is None else grid.name
+        typer.echo(f"{drawn.file}: {counted(dims, 'latent dimension')}, from {start}")
+        typer.echo(f"picture: {drawn.picture}" + (f" ({drawn.num} that change much)" if drawn.num < dims else ""))
         return
     for path in paths:
         try:

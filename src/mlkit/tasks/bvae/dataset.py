@@ -123,7 +123,10 @@ def _embedded(source: str, build: BvaeBuild) -> Iterable[Grid]:
 
 
 def _of_files(sources: Sequence[Path], build: BvaeBuild, broken: list[str], progress: Progress) -> Iterable[Grid]:
-    paths = find_files(sources)
+    named = [str(source) for source in sources]
+    if len(named) > 1 and (alone := [name for name in EMBEDDED if name in named and not Path(name).exists()]):
+        raise DataError(f"{alone[0]} cannot be mixed with other sources; build it alone, or give files and folders")
+    paths = find_files(sources, f"{', '.join(EMBEDDED)}, or ")
     for done, path in enumerate(paths):
         progress("files", done, len(paths))
         try:

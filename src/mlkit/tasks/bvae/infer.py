@@ -43,6 +43,15 @@ class FileResult:
     num_exact: int
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What `sample_prior` and `traverse` made."""
+
+    file: Path
+    picture: Path
+    num: int  # grids, or latent dimensions, in the picture
+
+
 def reconstruct_file(
     net: BetaVae, preprocessing: Mapping[str, Any], path: Path, out: Path, *, overwrite: bool = False
 ) -> FileResult:
@@ -90,8 +99,8 @@ def reconstruct_file(
     )
 
 
-def sample_prior(net: BetaVae, count: int, out: Path, *, seed: int = 0, overwrite: bool = False) -> tuple[Path, Path]:
-    """Write `count` grids drawn from the prior as samples.json (a list of grids) and samples.png; returns both paths.
+def sample_prior(net: BetaVae, count: int, out: Path, *, seed: int = 0, overwrite: bool = False) -> Drawn:
+    """Write `count` grids drawn from the prior as samples.json (a list of grids) and samples.png.
 
     A grid depends on (seed, its number) alone. It fills the model's whole side: the size of a grid is not modelled.
     """
@@ -103,19 +112,17 @@ def sample_prior(net: BetaVae, count: int, out: Path, *, seed: int = 0, overwrit
     write_text(files[0], json.dumps([grid.tolist() for grid in grids]) + "\n")
     columns = min(6, count)
     panels = [Panel(f"sample {index}", draw_grid(grid, net.classes)) for index, grid in enumerate(grids)]
-    rows = [panels[start : start + columns] for start in range(0, min(count, columns * _ROWS), columns)]
+    shown = min(count, columns * _ROWS)
+    rows = [panels[start : start + columns] for start in range(0, shown, columns)]
     write_png(files[1], comparison_grid(rows, heading=f"Drawn from the prior, seed {seed}"))
-    return files
+    return Drawn(*files, shown)
 
 
-def traverse(net: BetaVae, grid: Grid | None, out: Path, *, overwrite: bool = False) -> tuple[Path, Path]:
+def traverse(net: BetaVae, grid: Grid | None, out: Path, *, overwrite: bool = False) -> Drawn:
     """Write traverse.json and traverse.png: for each latent dimension what changes as it goes from -3 to 3.
 
     The other dimensions stay at the posterior mean of `grid`; None: at 0, the middle of the prior. The picture has the
     dimensions first that change most cells; the file has all.
-
-    Returns:
-        the paths of both files.
     """
     files = out / "traverse.json", out / "traverse.png"
     refuse_existing(files, overwrite)
@@ -152,7 +159,7 @@ def traverse(net: BetaVae, grid: Grid | None, out: Path, *, overwrite: bool = Fa
     rest = f" ({which}, of {net.latent} dimensions)" if len(shown) < net.latent else ""
     heading = f"One latent dimension at a time, from {start}{rest}"
     write_png(files[1], comparison_grid(rows, heading=heading, labels=names))
-    return files
+    return Drawn(*files, len(shown))
 
 
 def _most_changing(net: BetaVae, changed: Sequence[float]) -> list[int]:
@@ -169,7 +176,7 @@ def _place(net: BetaVae, index: int) -> str:
         return f"latent {index}"
     channel, site = divmod(index, net.quarter**2)
     row, column = (4 * place for place in divmod(site, net.quarter))
-    return f"latent {index}: channel {channel} at rows {row} to {row + 3}, columns {column} to {column + 3}"
+    return f"latent {index}, channel {channel}\nrows {row} to {row + 3}, columns {column} to {column + 3}"
 
 
 def refuse_existing(paths: Sequence[Path], overwrite: bool) -> None:

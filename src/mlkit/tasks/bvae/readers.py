@@ -153,7 +153,8 @@ def _read_npy(path: Path) -> NDArray[Any]:
     try:
         found = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise DataError(f"{path} is no array of numbers: {error}") from error
+        told = "" if "pickle" in str(error) else f": {error}"  # numpy advises to trust it
+        raise DataError(f"{path} is no NPY file with an array of numbers{told}") from error
     if not isinstance(found, np.ndarray) or found.ndim not in (2, 3):
         raise DataError(f"{path} holds an array of the shape {np.shape(found)}; labels are [H, W] or [N, H, W]")
     return found
@@ -188,8 +189,12 @@ def arc_grids(version: int) -> Iterator[Grid]:
                         yield Grid(task.id, f"{task.id}/{part}{index}.{side}", labels.astype(np.uint8))
 
 
-def find_files(sources: Sequence[Path]) -> list[Path]:
+def find_files(sources: Sequence[Path], others: str = "") -> list[Path]:
     """Return the files that files and folders name, each once, in an order that does not depend on folders.
+
+    Args:
+        sources: files and folders.
+        others: what else could have been named, for the sentence on a source that is missing.
 
     Raises:
         DataError: one sentence for each source that is missing, or a folder without such files.
@@ -205,7 +210,7 @@ def find_files(sources: Sequence[Path]) -> list[Path]:
         elif source.exists():
             found[source] = None
         else:
-            problems.append(f"{source} does not exist; give arc1, arc2, synthetic, or files or folders of grids")
+            problems.append(f"{source} does not exist; give {others}files or folders of grids")
     if problems:
         raise DataError(*problems)
     return sorted(found, key=lambda path: (path.name, str(path)))
