@@ -109,7 +109,7 @@ class WarnsLater(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GridFiles:
-    """Pictures beside each checkpoint with training samples above validation samples."""
+    """Pictures beside each checkpoint with training samples beside validation samples."""
 
     train_images: int  # evenly spaced over the training part, always the same
     by_epoch: str  # file name; {epoch} becomes the number of whole passes over the data

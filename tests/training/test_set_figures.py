@@ -20,7 +20,7 @@ from mlkit.data.manifest import DatasetManifest
 from mlkit.evaluation.evaluate import evaluate, report_json
 from mlkit.settings import RunSettings
 from mlkit.task import Batch
-from mlkit.training import drawing, trainer
+from mlkit.training import trainer
 from mlkit.training.state import Outcome
 from shiftingtask import Heard
 from talliedtask import FamilySource, TalliedTask, settings
@@ -152,25 +152,30 @@ def test_pictures_of_both_parts_are_named_by_epoch_and_by_the_best_so_far(
     assert outcome.state.best_step == 10
 
 
-def test_training_samples_stand_above_validation_samples_without_their_augmentation(
+def test_training_samples_stand_beside_validation_samples_without_their_augmentation(
     data: DatasetManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grids: list[Any] = []
 
     def compose(rows: Any, *, heading: str = "", labels: Any = (), footer: str = "") -> Any:
         grids.append((rows, heading, labels))
-        return np.zeros((8, 8, 3), np.uint8)
+        return np.full((8 + len(rows), 5, 3), len(rows), np.uint8)
 
-    monkeypatch.setattr(drawing, "comparison_grid", compose)
+    monkeypatch.setattr("mlkit.evaluation.evaluate.comparison_grid", compose)
     fit(TalliedTask(settings(steps=4)), data, tmp_path / "run", Heard())
-    ((rows, heading, labels),) = grids
     # 3 of 50 and 4 (checkpoint.grid_images) of 10, evenly spaced; ids count from 0 and from 50
-    ids = ["000000", "000016", "000033", "000050", "000052", "000055", "000057"]
-    assert labels == [f"{'train' if name < '000050' else 'validation'} {name}" for name in ids]
-    assert heading == "toy  step 4, epoch 0  (simulated data)"
-    for row, name in zip(rows, ids, strict=True):
-        image = np.kron(np.random.default_rng(int(name)).random((3, 4, 4)), np.ones((1, 4, 4)))
-        assert np.allclose(row[0].image_hwc, image.transpose(1, 2, 0), atol=1e-6)
+    parts = [
+        ("toy  step 4, epoch 0  (simulated data): training", ["000000", "000016", "000033"]),
+        ("validation", ["000050", "000052", "000055", "000057"]),
+    ]
+    for (rows, heading, labels), (told, ids) in zip(grids[1:], parts, strict=True):
+        assert (heading, labels) == (told, ids)
+        for row, name in zip(rows, ids, strict=True):
+            image = np.kron(np.random.default_rng(int(name)).random((3, 4, 4)), np.ones((1, 4, 4)))
+            assert np.allclose(row[0].image_hwc, image.transpose(1, 2, 0), atol=1e-6)
+    made = np.asarray(Image.open(tmp_path / "run" / "ckpt-4" / "pairs_epoch_0.png"))
+    assert made.shape == (12, 10, 3) and (made[:11, :5] == 3).all() and (made[:, 5:] == 4).all()
+    assert (made[11:, :5] > 240).all(), "paper below the lower one"
 
 
 def test_pictures_and_figures_change_nothing_that_is_trained(

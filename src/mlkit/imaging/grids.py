@@ -116,6 +116,19 @@ def comparison_grid(
     return draw_grid(rows, heading=heading, labels=labels, footer=footer)
 
 
+def beside(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Return grids side by side as one picture, uint8 [H, W, 3]; below a lower one the paper goes on."""
+    from mlkit.imaging.layout import PAPER
+
+    height = max(len(picture) for picture in pictures)
+    made = np.full((height, sum(picture.shape[1] for picture in pictures), 3), PAPER, np.uint8)
+    left = 0
+    for picture in pictures:
+        made[: len(picture), left : left + picture.shape[1]] = picture
+        left += picture.shape[1]
+    return made
+
+
 def image_to_u8(image_hwc: Floats) -> NDArray[np.uint8]:
     """Return an image of [0, 1] as uint8, rounded; values outside are cut, NaN becomes cyan."""
     missing = np.any(np.isnan(image_hwc), axis=2, keepdims=True)

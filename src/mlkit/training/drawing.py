@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 from mlkit.checkpoint import Checkpoint
 from mlkit.evaluation.evaluate import Evaluation, evaluate, grid_picture, indices_of_ids, spread_indices
-from mlkit.imaging.grids import comparison_grid, write_png
+from mlkit.imaging.grids import beside, write_png
 from mlkit.imaging.images import list_images
 from mlkit.task import DrawsTraining
 from mlkit.training.hooks import failed
 from mlkit.training.state import Run, TrainState
 
 if TYPE_CHECKING:
-    from mlkit.imaging.grids import Panel
     from mlkit.task import Source
     from mlkit.training.tracking import Trackers
 
@@ -69,7 +68,7 @@ def _draw_grid(run: Run, saved: Checkpoint, scored: Evaluation | None, trackers:
 
 
 def _draw_files(run: Run, state: TrainState, saved: Checkpoint, scored: Evaluation | None) -> None:
-    """Write the pictures that the task names, of training samples and then validation samples."""
+    """Write the pictures that the task names, training samples at the left and validation samples at the right."""
     if not isinstance(run.task, DrawsTraining):
         return
     source = run.task.plain_train_source(run.data)
@@ -77,14 +76,9 @@ def _draw_files(run: Run, state: TrainState, saved: Checkpoint, scored: Evaluati
     held = grid_indices(run)
     if scored is None or not set(held) <= scored.panels.keys():
         scored = _drawn(run, run.eval_source, held)
-    rows: list[list[Panel]] = []
-    labels: list[str] = []
-    for part, shown, indices in (("train", _drawn(run, source, train), train), ("validation", scored, held)):
-        ids = dict(zip(shown.indices, shown.ids, strict=True))
-        rows += [list(shown.panels[index]) for index in indices]
-        labels += [f"{part} {ids[index]}" for index in indices]
     heading = f"{run.name}  step {saved.step}, epoch {_epoch(run, state)}{_label(run)}"
-    picture = comparison_grid(rows, heading=heading, labels=labels)
+    parts = (f"{heading}: training", _drawn(run, source, train), train), ("validation", scored, held)
+    picture = beside([grid_picture(shown, indices, heading) for heading, shown, indices in parts])
     for path in _files(run, state, saved):
         write_png(path, picture)
         run.progress.say(f"[VISUALIZATION] Saved: {path}")

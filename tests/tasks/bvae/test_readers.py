@@ -134,9 +134,7 @@ def test_a_missing_file_and_a_folder_without_grids_are_told_together(tmp_path: P
     with pytest.raises(DataError) as raised:
         find_files([tmp_path / "nowhere", tmp_path / "empty"])
     assert [problem.split(" ")[-1] for problem in raised.value.problems] == ["grids", "(labels)"]
-    assert raised.value.problems[0] == (
-        f"{tmp_path / 'nowhere'} does not exist; give files or folders of grids"
-    )
+    assert raised.value.problems[0] == (f"{tmp_path / 'nowhere'} does not exist; give files or folders of grids")
 
 
 def test_files_are_found_in_an_order_that_no_folder_decides(tmp_path: Path) -> None:
