@@ -15,11 +15,10 @@ import json
 import math
 import re
 import sys
-import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import typer
 from pydantic import BaseModel
@@ -27,10 +26,11 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from mlkit.cli import app
-from mlkit.commands.chains import chain_of
+from mlkit.commands.keys import type_words
 from mlkit.errors import SettingsError
 from mlkit.metrics import METRICS, metric_table_markdown
-from mlkit.presets import list_presets, resolve_preset
+from mlkit.preset_files import chain_of, list_presets
+from mlkit.presets import resolve_preset
 from mlkit.report.tables import MISSING, format_count, format_value
 from mlkit.tasks import available_tasks, settings_class
 
@@ -208,45 +208,6 @@ def _paragraphs(text: str) -> list[str]:
         lines += [" ".join(paragraph.split()), ""]
     given = [line.strip() for line in examples.splitlines() if line.strip()]
     return [*lines, "```sh", *given, "```"] if given else lines[:-1]
-
-
-# ---- types in words -------------------------------------------------------------------------------------------
-
-
-def type_words(hint: Any, bounds: Sequence[Any] = ()) -> str:
-    """Return an annotation in words: "whole number, 1 or more", "fp32 or bf16", "list of text"."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        return type_words(inner[0], [*bounds, *inner[1:]])
-    if origin in (typing.Union, types.UnionType):
-        some = [one for one in inner if one is not types.NoneType]
-        return " or ".join(type_words(one, bounds) for one in some)
-    if origin is Literal:
-        return " or ".join(f"`{value}`" for value in inner)
-    if origin is tuple and inner[-1] is not Ellipsis:
-        return f"{len(inner)} of: {type_words(inner[0])}"
-    if origin in (list, tuple):
-        return f"list of {type_words(inner[0])}"
-    if isinstance(hint, type) and issubclass(hint, BaseModel):
-        return "table of " + ", ".join(f"`{name}`" for name in hint.model_fields)
-    words = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}.get(
-        hint, str(hint)
-    )
-    limits = _limits(bounds)
-    return f"{words}, {limits}" if limits else words
-
-
-def _limits(bounds: Sequence[Any]) -> str:
-    found: dict[str, Any] = {}
-    for bound in bounds:
-        for one in (bound, *getattr(bound, "metadata", ())):
-            for name in ("ge", "gt", "le", "lt", "min", "max"):
-                value = getattr(one, name, None)
-                if isinstance(value, int | float):
-                    found[name] = value
-    texts = {"ge": "{:g} or more", "min": "{:g} or more", "gt": "above {:g}"}
-    texts |= {"le": "at most {:g}", "max": "at most {:g}", "lt": "below {:g}"}
-    return ", ".join(text.format(found[name]) for name, text in texts.items() if name in found)
 
 
 # ---- metrics and settings -------------------------------------------------------------------------------------

@@ -209,8 +209,8 @@ def test_every_command_in_the_docs_is_one_that_mlkit_takes(page: str, line: str)
     import typer
 
     from mlkit.cli import app
-    from mlkit.commands.chains import chain_of
-    from mlkit.presets import list_presets, resolve_preset
+    from mlkit.preset_files import chain_of, list_presets
+    from mlkit.presets import resolve_preset
 
     command: Any = typer.main.get_command(app)
     context = command.context_class(command, info_name="mlkit")

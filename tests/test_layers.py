@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1] / "src" / "mlkit"
 # From the bottom up. Members of one layer that are listed apart never import each other.
 LAYERS: list[list[str]] = [
     ["errors"],
-    ["files", "outside", "seeding", "settings"],
+    ["files", "outside", "preset_files", "seeding", "settings"],
     ["imaging", "metrics"],
     ["losses"],
     ["data"],

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import tomli_w
 
-from mlkit.commands.chains import chain_of
 from mlkit.errors import SettingsError
-from mlkit.presets import find_preset, list_presets, load_settings, override, resolve_preset, to_toml, validate
+from mlkit.preset_files import chain_of, find_preset, list_presets
+from mlkit.presets import load_settings, override, resolve_preset, to_toml, validate
 from mlkit.settings import Places
 from mlkit.tasks import available_tasks
 
@@ -108,7 +108,8 @@ def replaced(values: dict[str, Any], place: Place, *, key: str | None = None, va
 def refusal(values: dict[str, Any], file: Path, quick_test: bool) -> list[str]:
     file.write_text(tomli_w.dumps(values))
     try:
-        resolve_preset(str(file), quick_test=quick_test)
+        if chain_of(str(file)) is None:
+            resolve_preset(str(file), quick_test=quick_test)
     except SettingsError as error:
         return list(error.problems)
     return []
@@ -187,6 +188,34 @@ def test_at_least_95_percent_of_mutations_are_named_with_file_and_key(name: str,
     assert not silent
     assert len(unnamed) <= 0.05 * total, unnamed
     assert len(misled) <= 0.05 * counts["typo"], misled
+
+
+def one_letter_apart(word: str) -> list[str]:
+    """Return the word with each of its letters changed, and each left out."""
+    others = {letter: "a" if letter in "z_" else chr(ord(letter) + 1) for letter in word}
+    found = {
+        word[:place] + other + word[place + 1 :] for place, letter in enumerate(word) for other in (others[letter], "")
+    }
+    return sorted(found - {word, ""})
+
+
+def test_any_one_letter_of_any_key_of_any_preset_is_missed_and_the_right_key_is_suggested(tmp_path: Path) -> None:
+    tried, silent, misled = set(), [], []
+    for name, path in SHIPPED.items():
+        values = tomllib.loads(path.read_text())
+        for place, _ in places_in(values):
+            for typo in one_letter_apart(str(place[-1])):
+                mutation = (path.parent.name, name in CHAINS, place, typo)  # the same in every preset of a task
+                if mutation in tried:
+                    continue
+                tried.add(mutation)
+                told = refusal(replaced(values, place, key=typo), tmp_path / "m.toml", quick_test="quick_test" in place)
+                if not told:
+                    silent.append(mutation)
+                elif not any(f"(did you mean '{place[-1]}'?)" in sentence for sentence in told):
+                    misled.append(mutation)
+    assert len(tried) > 1500 and not silent
+    assert len(misled) <= 0.05 * len(tried), misled
 
 
 # ---- sentences -----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from mlkit import __version__
-from mlkit.commands import compare, eval, resume, train
+from mlkit.commands import compare, eval, presets, resume, train
 from mlkit.tasks import TASKS, available_tasks, task_module
 
 UsageError: Any = typer.BadParameter.__base__  # Typer's own, or Click's where Typer builds on that
@@ -47,7 +47,7 @@ def _not_here(name: str) -> Any:
     return absent
 
 
-_VERBS = ("dataset", "train", "resume", "eval", "infer", "compare")
+_VERBS = ("dataset", "presets", "train", "resume", "eval", "infer", "compare")
 
 
 class _InOrderOfUse(TyperGroup):
@@ -91,6 +91,13 @@ _data.add_typer(
     name="build",
 )
 app.add_typer(_data, name="dataset", rich_help_panel="Data")
+_presets = typer.Typer(no_args_is_help=True, help="What the presets hold, and whether your own is good.")
+_presets.command("list")(presets.list_)
+_presets.command("show", no_args_is_help=True)(presets.show)
+_presets.command("explain", no_args_is_help=True)(presets.explain)
+_presets.command("schema")(presets.schema)
+_presets.command("check", no_args_is_help=True)(presets.check)
+app.add_typer(_presets, name="presets", rich_help_panel="Training")
 app.command(rich_help_panel="Training", no_args_is_help=True)(train.train)
 app.command(rich_help_panel="Training", no_args_is_help=True)(resume.resume)
 _eval = typer.Typer(no_args_is_help=True, help="Scores and pictures of checkpoints.")

@@ -1,4 +1,4 @@
-"""Presets: TOML files, found by a name that is unique over all tasks; extended, overridden, validated, explained.
+"""Presets as settings: the values of TOML files, overridden, validated, and told what is wrong with them.
 
 The order in which values win: default < extended preset < preset < its [quick_test] table < `--set` < flags.
 """
@@ -17,10 +17,9 @@ from pydantic.fields import FieldInfo
 from mlkit.errors import MlkitError, SettingsError, did_you_mean, listing
 from mlkit.evaluation.criteria import OF_THE_RUN
 from mlkit.metrics import METRICS
+from mlkit.preset_files import FORMAT_VERSION, flatten, merge, read_preset, read_toml
 from mlkit.settings import RunSettings
 from mlkit.tasks import settings_class
-
-FORMAT_VERSION = 1  # of settings.toml
 
 # What people call our keys elsewhere: difflib alone finds no "lr" for "learning_rate".
 ALIASES = {
@@ -61,34 +60,6 @@ class Resolved:
     origins: Mapping[str, str]
 
 
-def presets_root() -> Path:
-    """Return the folder of the shipped presets: inside the wheel, or at the root of an editable install."""
-    package = Path(__file__).parent
-    for folder in (package / "presets", package.parent.parent / "presets"):
-        if folder.is_dir():
-            return folder
-    raise SettingsError(f"the presets are missing beside {package}; install mlkit again")
-
-
-def list_presets() -> dict[str, Path]:
-    """Return the shipped presets by name, sorted; reads no file."""
-    return {path.stem: path for path in sorted(presets_root().glob("*/*.toml"), key=lambda path: path.stem)}
-
-
-def find_preset(name: str) -> Path:
-    """Return the file of a preset name, or of a path to a user's own TOML file."""
-    presets = list_presets()
-    if name in presets:
-        return presets[name]
-    if name.endswith(".toml"):
-        if Path(name).is_file():
-            return Path(name)
-        raise SettingsError(f"preset file {name} does not exist")
-    raise SettingsError(
-        f"unknown preset '{name}'{did_you_mean(name, presets)}; there are {listing(list(presets))}; or give a file"
-    )
-
-
 def resolve_preset(
     name: str, *, assignments: Sequence[str] = (), flags: Mapping[str, Any] | None = None, quick_test: bool = False
 ) -> Resolved:
@@ -116,7 +87,7 @@ def resolve_preset(
         if not quick:
             validate(values, origins)  # its name may be mistyped
             raise SettingsError(f"preset '{name}' has no [quick_test] table; give --max-steps instead")
-        _merge(values, quick, origins, "")
+        merge(values, quick, origins, "")
         origins |= {key: all_origins[f"quick_test.{key}"] + " [quick_test]" for key in flatten(quick)}
     problems = _apply(values, origins, assignments, flags or {})
     return Resolved(_validate_with(values, origins, problems), origins)
@@ -144,10 +115,10 @@ def _apply(
             continue
         if not parsed:
             problems.append(f"--set '{assignment}' sets nothing; give KEY=VALUE, such as --set 'train.lr=2e-4'")
-        _merge(values, parsed, origins, "--set")
+        merge(values, parsed, origins, "--set")
     for key, value in flags.items():
         if value is not None:
-            _merge(values, _nest(key, value), origins, "flag")
+            merge(values, _nest(key, value), origins, "flag")
     return problems
 
 
@@ -308,98 +279,8 @@ def _without_null(settings: BaseModel) -> dict[str, Any]:
 
 def load_settings(path: Path) -> RunSettings:
     """Return the settings of a run's settings.toml."""
-    values = _read(path)
+    values = read_toml(path)
     return validate(values, dict.fromkeys(flatten(values), str(path)))
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested values by dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SettingsError(f"settings file {path} does not exist") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"settings file {path} is not valid TOML: {error}") from None
-    version = values.pop("format_version", FORMAT_VERSION)  # presets have none
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise SettingsError(
-            f"settings file {path} has format version {version}, this mlkit reads up to {FORMAT_VERSION}; update mlkit"
-        )
-    return values
-
-
-def read_preset(name: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the values of a preset over those it extends, with the file that each came from.
-
-    Raises:
-        SettingsError: when a file is missing, no TOML, or extends itself.
-    """
-    line: list[tuple[Path, dict[str, Any]]] = []
-    next_name: str | None = name
-    while next_name is not None:
-        try:
-            path = find_preset(next_name)
-        except SettingsError as error:
-            where = f"{line[-1][0].name}: extends: " if line else ""
-            raise SettingsError(*(where + problem for problem in error.problems)) from None
-        if any(path == seen for seen, _ in line):
-            raise SettingsError(f"preset {path} extends itself, by way of {listing([seen.name for seen, _ in line])}")
-        values = _read(path)
-        if "chain" in values and (line or "extends" in values):
-            by = line[-1][0].name if line else path.name
-            raise SettingsError(f"{by}: extends: a chain neither extends nor is extended; extend one of its presets")
-        line.append((path, values))
-        next_name = values.pop("extends", None)
-        if next_name is not None and not isinstance(next_name, str):
-            raise SettingsError(f"{path.name}: extends = {next_name!r}: input should be a preset's name")
-        if next_name is not None and next_name.endswith(".toml"):
-            next_name = str(path.parent / next_name)  # beside the file that names it, wherever one stands
-    merged: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for path, values in reversed(line):
-        _merge(merged, values, origins, path.name)
-    merged["preset"] = line[0][0].stem
-    origins["preset"] = line[0][0].name
-    return merged, origins
-
-
-def _merge(into: dict[str, Any], values: Mapping[str, Any], origins: dict[str, str], origin: str) -> None:
-    """Merge nested `values` over `into` in place and note their origin."""
-    _drop_rivals(into, values, origins, "")
-    if isinstance(into.get("quick_test"), dict) and isinstance(values.get("quick_test"), Mapping):
-        _drop_rivals(into["quick_test"], values["quick_test"], origins, "quick_test.")
-    _merge_dicts(into, values)
-    origins.update(dict.fromkeys(flatten(values), origin))
-
-
-def _drop_rivals(into: dict[str, Any], values: Mapping[str, Any], origins: dict[str, str], prefix: str) -> None:
-    """Naming one of two keys that exclude each other means that the other one no longer holds."""
-    before, train = into.get("train"), values.get("train")
-    if not isinstance(before, dict) or not isinstance(train, Mapping):
-        return
-    for pair in (("steps", "epochs"), ("warmup_steps", "warmup_epochs")):
-        for one, other in (pair, pair[::-1]):
-            if one in train and other not in train:
-                before.pop(other, None)
-                origins.pop(f"{prefix}train.{other}", None)
-
-
-def _merge_dicts(into: dict[str, Any], values: Mapping[str, Any]) -> None:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge_dicts(into[key], value)
-        else:
-            into[key] = dict(value) if isinstance(value, Mapping) else value
 
 
 def _nest(key: str, value: Any) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from mlkit.commands.chains import chain_of
 from mlkit.errors import SettingsError
+from mlkit.preset_files import chain_of
 from mlkit.presets import resolve_preset
 
 Mlkit = Callable[..., Any]

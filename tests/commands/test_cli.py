@@ -23,6 +23,7 @@ Mlkit = Callable[..., Any]
 VERBS = {
     "dataset build sar",
     "dataset build sr",
+    *("presets list", "presets show", "presets explain", "presets schema", "presets check"),
     "train",
     "resume",
     "eval grid",
@@ -91,13 +92,17 @@ def test_every_command_shows_what_it_does_and_examples_that_begin_with_it(
         assert f"Usage: mlkit {name} " in long
         examples = long.split("Examples:", 1)[1].split("╭", 1)[0]
         lines = [line.strip() for line in examples.splitlines() if line.strip()]
-        assert lines and all(line.startswith(f"mlkit {name} ") for line in lines if line.startswith("mlkit")), name
+        assert lines and all(f"{line} ".startswith(f"mlkit {name} ") for line in lines if line.startswith("mlkit")), (
+            name
+        )
         assert lines[0].startswith("mlkit "), name
 
 
 def test_commands_are_grouped_and_stand_in_the_order_of_use(helps: tuple[dict[str, list[str]], list[str]]) -> None:
     root = helps[0][""][0]
-    places = [root.index(f"│ {verb} ") for verb in ("dataset", "train", "resume", "eval", "infer", "compare")]
+    places = [
+        root.index(f"│ {verb} ") for verb in ("dataset", "presets", "train", "resume", "eval", "infer", "compare")
+    ]
     assert places == sorted(places)
     assert [root.index(f"─ {group} ─") for group in ("Data", "Training", "Results")] == sorted(
         root.index(f"─ {group} ─") for group in ("Data", "Training", "Results")
@@ -290,6 +295,8 @@ def test_where_no_run_starts_so_folders_complete(three: Path, tmp_path: Path) ->
         ("mlkit train --preset sar", ["sar_tiny"]),
         ("mlkit resume base_1/ckpt-5", ["base_1/ckpt-5"]),
         ("mlkit compare base_1 base_", ["base_1", "base_2"]),
+        ("mlkit presets show sar", ["sar_tiny"]),
+        ("mlkit presets list --task b", ["bvae"]),
         ("mlkit eval grid base_2", ["base_2"]),
         ("mlkit infer sar a.tif --checkpoint base_2", ["base_2"]),
         ("mlkit dataset build b", ["bvae"]),

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from mlkit.data.manifest import write_manifest
 from mlkit.errors import listing
 from mlkit.metrics import METRICS
-from mlkit.presets import list_presets
+from mlkit.preset_files import list_presets
 from mlkit.settings import TrainSettings
 from mlkit.tasks.sar.settings import SarSettings
 from mlkit.tasks.sar.source import SarSource

@@ -1,6 +1,5 @@
 """`mlkit train --preset CHAIN`: runs in order, each from the best weights of the one before.
 
-A chain is a preset file with a task and `chain = ["first", "second"]`, names of presets or of .toml files beside it.
 Every link is a run of its own; the same command again goes on where the chain stopped.
 """
 
@@ -14,22 +13,12 @@ from typing import Any, Literal
 from mlkit.checkpoint import foreign_weights
 from mlkit.commands.session import dataset_for, print_json, say
 from mlkit.commands.starting import Request, refuse_taken, start_run
-from mlkit.errors import MlkitError, SettingsError, did_you_mean, listing
-from mlkit.presets import find_preset, flatten, load_settings, read_preset, resolve_preset
+from mlkit.errors import MlkitError, SettingsError, listing
+from mlkit.preset_files import Chain, flatten
+from mlkit.presets import load_settings, resolve_preset
 from mlkit.runs.folders import check_run_name, default_checkpoint, is_run, read_run_json, resolve_run
 from mlkit.settings import Places, RunSettings
 from mlkit.tasks import load_task
-
-KEYS = ("task", "chain")
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """What a chain's file says."""
-
-    name: str
-    task: str
-    links: tuple[str, ...]  # presets in order: names, or paths of .toml files
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,49 +27,6 @@ class _Link:
     run: Path
     settings: RunSettings
     state: Literal["new", "begun", "done"]
-
-
-def chain_of(preset: str) -> Chain | None:
-    """Return the chain that a preset's file holds; None where it holds settings.
-
-    Raises:
-        SettingsError: with every problem of the chain and its links at once.
-    """
-    path = find_preset(preset)
-    values, _ = read_preset(preset)
-    if "chain" not in values:
-        return None
-    task, links = values.get("task"), values["chain"]
-    if not isinstance(links, list) or not links or not all(isinstance(link, str) for link in links):
-        raise SettingsError(f'{path.name}: chain = {links!r}: input should be a list of presets, such as ["a", "b"]')
-    problems = [
-        f"{path.name}: unknown key '{key}'{did_you_mean(key, KEYS)}; a chain has {listing(KEYS)}"
-        for key in values
-        if key not in (*KEYS, "preset")
-    ]
-    if not isinstance(task, str):
-        problems.append(f'{path.name}: a chain needs a task, such as task = "sar"')
-    named = tuple(str(path.parent / link) if link.endswith(".toml") else link for link in links)
-    problems += [f"{path.name}: chain: {problem}" for link in named for problem in _problems(link, task)]
-    stems = [Path(link).stem if link.endswith(".toml") else link for link in named]
-    problems += [f"{path.name}: chain names '{stem}' twice" for stem in sorted(set(stems)) if stems.count(stem) > 1]
-    if problems:
-        raise SettingsError(*dict.fromkeys(problems))
-    assert isinstance(task, str)
-    return Chain(path.stem, task, named)
-
-
-def _problems(link: str, task: object) -> Sequence[str]:
-    """Return what is wrong with one link, apart from its settings."""
-    try:
-        values, _ = read_preset(link)
-    except SettingsError as error:
-        return error.problems
-    if "chain" in values:
-        return [f"'{link}' is a chain itself; name its presets"]
-    if isinstance(task, str) and values.get("task") != task:
-        return [f"'{link}' is of task {values.get('task')!r}, the chain is of '{task}'"]
-    return []
 
 
 def start_chain(request: Request, chain: Chain) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mlkit.tasks import TASKS
+
 
 def presets(incomplete: str) -> list[str]:
     """Return the shipped presets that start so; pydantic is not imported, since this runs at each press of Tab."""
@@ -12,6 +14,11 @@ def presets(incomplete: str) -> list[str]:
     folders = (package / "presets", package.parent.parent / "presets")
     names = {path.stem for folder in folders for path in folder.glob("*/*.toml")}
     return sorted(name for name in names if name.startswith(incomplete))
+
+
+def tasks(incomplete: str) -> list[str]:
+    """Return the tasks that start so."""
+    return [name for name in TASKS if name.startswith(incomplete)]
 
 
 def runs(incomplete: str) -> list[str]:

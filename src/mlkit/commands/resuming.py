@@ -30,7 +30,8 @@ from mlkit.commands.session import (
 )
 from mlkit.data.manifest import DatasetManifest, open_manifest
 from mlkit.errors import CheckpointError, DataError, MlkitError, NewerCheckpointError, SettingsError
-from mlkit.presets import flatten, load_settings, override, validate
+from mlkit.preset_files import flatten
+from mlkit.presets import load_settings, override, validate
 from mlkit.runs.folders import (
     is_run,
     new_run_folder,

@@ -23,6 +23,7 @@ from mlkit.commands.session import (
 )
 from mlkit.data.manifest import DatasetManifest
 from mlkit.errors import CheckpointError, MlkitError, listing
+from mlkit.preset_files import chain_of
 from mlkit.presets import resolve_preset
 from mlkit.runs.folders import (
     check_run_name,
@@ -60,9 +61,9 @@ class Request:
 
 def start(request: Request) -> None:
     """Start a run, or one for each seed or link of a chain, or only check that it could start."""
-    from mlkit.commands.chains import chain_of, start_chain
-
     if chain := chain_of(request.preset):
+        from mlkit.commands.chains import start_chain
+
         start_chain(request, chain)
     elif request.seeds:
         from mlkit.commands.seeds import start_seeds
