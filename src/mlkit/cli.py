@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from mlkit import __version__
-from mlkit.commands import compare, eval, presets, resume, train
+from mlkit.commands import compare, doctor, eval, presets, resume, train
 from mlkit.tasks import TASKS, available_tasks, task_module
 
 UsageError: Any = typer.BadParameter.__base__  # Typer's own, or Click's where Typer builds on that
@@ -47,7 +47,7 @@ def _not_here(name: str) -> Any:
     return absent
 
 
-_VERBS = ("dataset", "presets", "train", "resume", "eval", "infer", "compare")
+_VERBS = ("dataset", "presets", "train", "resume", "eval", "infer", "compare", "doctor")
 
 
 class _InOrderOfUse(TyperGroup):
@@ -113,3 +113,4 @@ app.add_typer(
     rich_help_panel="Results",
 )
 app.command(rich_help_panel="Results", no_args_is_help=True)(compare.compare)
+app.command(rich_help_panel="Machine")(doctor.doctor)

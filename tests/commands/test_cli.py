@@ -30,6 +30,7 @@ VERBS = {
     "infer sar",
     "infer sr",
     "compare",
+    "doctor",
 }
 ABSENT = tuple(task for task in TASKS if task not in available_tasks())
 
@@ -100,13 +101,11 @@ def test_every_command_shows_what_it_does_and_examples_that_begin_with_it(
 
 def test_commands_are_grouped_and_stand_in_the_order_of_use(helps: tuple[dict[str, list[str]], list[str]]) -> None:
     root = helps[0][""][0]
-    places = [
-        root.index(f"│ {verb} ") for verb in ("dataset", "presets", "train", "resume", "eval", "infer", "compare")
-    ]
-    assert places == sorted(places)
-    assert [root.index(f"─ {group} ─") for group in ("Data", "Training", "Results")] == sorted(
-        root.index(f"─ {group} ─") for group in ("Data", "Training", "Results")
-    )
+    verbs = ("dataset", "presets", "train", "resume", "runs", "eval", "infer", "compare", "doctor")
+    places = [root.index(f"│ {verb} ") for verb in verbs if f"│ {verb} " in root]
+    assert len(places) == len({words.split()[0] for words in VERBS}) and places == sorted(places)
+    groups = [root.index(f"─ {group} ─") for group in ("Data", "Training", "Results", "Machine")]
+    assert groups == sorted(groups)
 
 
 def test_tasks_that_are_not_here_are_listed_as_such(helps: tuple[dict[str, list[str]], list[str]]) -> None:
