@@ -19,7 +19,7 @@ def doctor(
 
         mlkit doctor
 
-        mlkit doctor --json > machine.json
+        mlkit doctor --json
     """
     from mlkit.commands.machine import print_machine
 
