@@ -55,6 +55,8 @@ def pages() -> dict[Path, str]:
     demosaic = DOCS / "tasks" / "demosaic.md"
     blocks = {"demosaic presets": presets_block("demosaic"), "demosaic results": demosaic_results_block()}
     made[demosaic] = filled(demosaic, blocks)
+    lens = DOCS / "tasks" / "lens.md"
+    made[lens] = filled(lens, {"lens presets": presets_block("lens"), "lens results": lens_results_block()})
     questions = DOCS / "experiments" / "demosaic" / "README.md"
     made[questions] = filled(questions, demosaic_questions())
     model_card = ROOT / "src" / "mlkit" / "tasks" / "demosaic" / "embedded" / "README.md"
@@ -507,6 +509,14 @@ def demosaic_results_block() -> str:
     head = ("mosaics of", "way", *(name for name, _ in DEMOSAIC_COLUMNS.values()))
     found = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     return "\n".join([*table(head, rows), "", *_figures(found)])
+
+
+def lens_results_block() -> str:
+    """Return what bench/lens.py judged and measured."""
+    path = ROOT / "bench" / "results" / "lens.json"
+    if not path.is_file():
+        return "Not measured yet: `python bench/lens.py`."
+    return "\n".join(_figures(json.loads(path.read_text(encoding="utf-8"))))
 
 
 def demosaic_card_block() -> str:

@@ -31,6 +31,11 @@ RATIOS = {
         r"LibRaw 3-pass, sample, srgb, cPSNR: [\d.]+ dB",
         r"mlkit, planes only, time: [\d.]+ s/MP",
     ),
+    "lens": (
+        r"no correction, scenes, EPE: [\d.]+ px",
+        r"true profile +0\.00 +0\.00",
+        r"mlkit over OpenCV, float: [\d.]+ x",
+    ),
     "demo": (r"the demo, after the installation: [\d.]+ min",),
 }
 WITH_DATA = ("step", "precision", "crops", "checkpoint_cost")

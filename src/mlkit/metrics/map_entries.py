@@ -24,6 +24,16 @@ MAPS: tuple[Metric, ...] = (
         decimals=2,
     ),
     Metric(
+        key="epe_shape_px",
+        name="End-point error but for scale",
+        unit="px",
+        better=LOWER,
+        signature="epe_shape_px|backward-map|whole-frame|least-squares-scale|width1000|mean-of-images|v1",
+        summary="Mean distance between the map and the true one after it is enlarged as fits best: no picture tells "
+        "the scale, since any leaves straight lines straight.",
+        decimals=2,
+    ),
+    Metric(
         key="epe_param_px",
         name="Parametric end-point error",
         unit="px",

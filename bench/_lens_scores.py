@@ -1,0 +1,205 @@
+"""Maps of lens.py's ways on photographs and drawn scenes behind lenses that nothing here was trained on."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from _common import Figure, at_most, show
+from mlkit.data.manifest import DatasetManifest
+from mlkit.evaluation.statistics import Interval, mean_interval, paired_bootstrap
+from mlkit.metrics import geometry as maps
+from mlkit.tasks.lens.corrector import Corrector
+from mlkit.tasks.lens.geometry import identity_grid, profile_grid, warp
+from mlkit.tasks.lens.scores import bends, picture_scores
+from mlkit.tasks.lens.settings import LensData
+from mlkit.tasks.lens.source import LensSource, opened_profiles
+
+NONE, MEAN, TRUE = "no correction", "mean profile", "true profile"
+KEYS = ("epe_px", "epe_corner_px", "bend_px", "psnr", "ssim", "negative_det_pct")
+HEADS = ("EPE", "corner", "bend", "PSNR", "SSIM", "folded %")
+LEFT, EPE_PX = 1 / 5, 1.0  # of no correction's error, and px at 1000 px width
+
+Batch = Mapping[str, Tensor]
+Outputs = dict[str, Tensor]
+Way = Callable[[Batch], Outputs]  # "map" [B, S, S, 2], "params" [B, 8], "flow" [B, 2, h, w]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Scores of one way on one picture, in the order of KEYS."""
+
+    way: str
+    of: str  # "photographs" or "scenes"
+    sample: str
+    values: tuple[float, ...]
+
+
+def all_for_validation(data: DatasetManifest, views: int, scenes: int) -> DatasetManifest:
+    """Return the dataset with every photograph in the validation part, `views` times, and with `scenes` scenes."""
+    _, splits = opened_profiles(data)
+    held_out = [place for place, split in enumerate(splits) if split == "validation"]
+    order = np.random.default_rng(0).permutation(len(held_out)).tolist()
+    photos = [{**photo, "split": "validation"} for photo in data.details["photographs"]]
+    drawn = [(place, 0) for place in range(len(photos)) for _ in range(views)] + [(-1, n) for n in range(scenes)]
+    found = [
+        {"photo": photo, "number": number, "profile": held_out[order[place % len(order)]]}
+        for place, (photo, number) in enumerate(drawn)
+    ]
+    details = {**data.details, "photographs": photos, "views": found}
+    return replace(data, details=details, splits={**data.splits, "validation": len(found)})
+
+
+def mean_terms(data: DatasetManifest) -> Tensor:
+    """Return the mean profile of the training lenses, each lens counted once, [7]."""
+    profiles, splits = opened_profiles(data)
+    by_lens: dict[str, list[tuple[float, ...]]] = {}
+    for profile, split in zip(profiles, splits, strict=True):
+        if split == "train":
+            by_lens.setdefault(profile.lens, []).append(profile.terms)
+    mean = np.mean([np.mean(terms, axis=0) for terms in by_lens.values()], axis=0)
+    return torch.tensor([*mean, 0.0, 0.0], dtype=torch.float32)
+
+
+def profile_way(terms: Callable[[Batch], Tensor]) -> Way:
+    """Return the way of a known profile; it has no parameters of its own, so lines are judged by its map."""
+
+    def way(batch: Batch) -> Outputs:
+        size = batch["image"].shape[-1]
+        return {"map": profile_grid(terms(batch), batch["frame"], size, size)}
+
+    return way
+
+
+def network_way(corrector: Corrector) -> Way:
+    from mlkit.tasks.lens.model import maps_of
+
+    @torch.inference_mode()
+    def way(batch: Batch) -> Outputs:
+        outputs = corrector.net(batch["image"], batch["frame"])
+        size = batch["image"].shape[-1]
+        _, grid = maps_of(outputs, batch["frame"], size, size)
+        return {"map": grid, **outputs}
+
+    return way
+
+
+def scored(ways: Mapping[str, tuple[Way, int]], data: DatasetManifest, batch_size: int = 16) -> list[Row]:
+    """Return the scores of every way; each way sees the pictures at the size it asks for."""
+    rows = []
+    for name, (way, size) in ways.items():
+        source = LensSource(data, "validation", LensData(size=size))
+        for first in range(0, len(source), batch_size):
+            places = range(first, min(first + batch_size, len(source)))
+            samples = [source.sample(place, np.random.default_rng(0)) for place in places]
+            batch = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
+            values = _scores(way(batch), batch)
+            for place, at in enumerate(places):
+                sample = source.sample_id(at)
+                of = "scenes" if sample.startswith("scene/") else "photographs"
+                rows.append(Row(name, of, sample, tuple(float(values[key][place]) for key in KEYS)))
+    return rows
+
+
+def _scores(outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+    grid, frame = outputs["map"], batch["frame"]
+    size = grid.shape[1]
+    truth = profile_grid(batch["profile"], frame, size, size)
+    error = maps.end_point_error(grid, truth, frame)
+    seen = warp(batch["image"], grid)
+    if "params" in outputs:
+        bent = bends(outputs["params"], outputs["flow"], batch["profile"], frame)
+    else:
+        bent = bends_of_map(grid, batch["profile"], frame)
+    return {
+        "epe_px": error.mean(dim=(1, 2)),
+        "epe_corner_px": maps.corners(error),
+        "bend_px": bent,
+        **picture_scores(seen, batch["target"], maps.inside(grid) & maps.inside(truth)),
+        "negative_det_pct": maps.jacobian_stats(grid)["negative_det_pct"],
+    }
+
+
+def bends_of_map(grid: Tensor, profile: Tensor, frame: Tensor) -> Tensor:
+    """Return the bends of a dense map: its displacement as if it were a flow."""
+    size = grid.shape[1]
+    moved = (grid - identity_grid(size, size)) * frame[:, None, None]
+    params = torch.tensor([[0.0] * 7 + [1.0]]).expand(len(grid), -1)
+    return bends(params, moved.permute(0, 3, 1, 2), profile, frame)
+
+
+def column(rows: Sequence[Row], way: str, of: str, key: str) -> np.ndarray:
+    place = KEYS.index(key)
+    return np.array([row.values[place] for row in rows if row.way == way and of in ("all", row.of)])
+
+
+def kinds(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row.of for row in rows))
+
+
+def show_scores(rows: Sequence[Row]) -> None:
+    for of in kinds(rows):
+        lines = []
+        for way in dict.fromkeys(row.way for row in rows):
+            means = [np.nanmean(np.where(np.isfinite(v := column(rows, way, of, key)), v, np.nan)) for key in KEYS]
+            lines.append([way, *(f"{mean:.{digits}f}" for mean, digits in zip(means, (2, 2, 3, 2, 4, 3), strict=True))])
+        print()
+        show((of, *HEADS), lines)
+
+
+def quality(rows: Sequence[Row], stages: Mapping[str, Sequence[str]]) -> list[Figure]:
+    """Return what each way reaches, and what the last stage must.
+
+    Args:
+        rows: of all ways.
+        stages: names of the ways of each stage, one a seed, first stage first.
+    """
+    figures = []
+    for of in kinds(rows):
+        figures += [
+            Figure(f"{way}, {of}, EPE", round(float(column(rows, way, of, "epe_px").mean()), 3), "px")
+            for way in (NONE, MEAN)
+        ]
+        for stage, ways in stages.items():
+            by_seed = [column(rows, way, of, "epe_px") for way in ways]
+            figures.append(Figure(f"{stage}, {of}, EPE", _over(by_seed), "px"))
+            figures.append(Figure(f"{stage}, {of}, PSNR", _over([column(rows, w, of, "psnr") for w in ways]), "dB"))
+        if stages:
+            last = list(stages.values())[-1]
+            mean = float(np.mean([column(rows, way, of, "epe_px").mean() for way in last]))
+            without = float(column(rows, NONE, of, "epe_px").mean())
+            figures.append(at_most(f"last stage, {of}, EPE", mean, EPE_PX, "px"))
+            figures.append(at_most(f"last stage over no correction, {of}, EPE", mean / without, LEFT))
+    if stages:
+        folded = max(float(column(rows, way, "all", "negative_det_pct").max()) for way in list(stages.values())[-1])
+        figures.append(at_most("last stage, most folded picture", folded, 0.0, "%"))
+    for (one, ways), (other, others) in zip(list(stages.items())[:-1], list(stages.items())[1:], strict=True):
+        gains = np.mean([column(rows, b, "all", "psnr") - column(rows, a, "all", "psnr")
+                         for a, b in zip(ways, others, strict=False)], axis=0)  # fmt: skip
+        found = paired_bootstrap(gains[np.isfinite(gains)])
+        figures.append(Figure(f"{other} over {one}, PSNR", _words(found), "dB", "> 0", bool(found.low > 0)))
+    return figures
+
+
+def _over(by_seed: Sequence[np.ndarray]) -> str:
+    """Return the mean over pictures with its interval: over seeds where there are several, else over pictures."""
+    values = [one[np.isfinite(one)].mean() for one in by_seed] if len(by_seed) > 1 else by_seed[0]
+    return _words(mean_interval(np.asarray(values)[np.isfinite(values)]))
+
+
+def _words(found: Interval) -> str:
+    return f"{found.mean:.3g}" + ("" if np.isnan(found.low) else f" ({found.low:.3g} to {found.high:.3g})")
+
+
+def write_scores(path: Path, rows: Sequence[Row]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(("way", "of", "sample", *KEYS))
+        for row in rows:
+            table.writerow((row.way, row.of, row.sample, *(f"{value:.5f}" for value in row.values)))

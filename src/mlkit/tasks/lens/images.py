@@ -1,0 +1,74 @@
+"""The user's own photographs as samples, for grids of checkpoints: there is no truth beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlkit.errors import DataError
+from mlkit.imaging.images import open_image
+from mlkit.imaging.resize import resize_to_multiple
+from mlkit.tasks.lens.pairs import squeezed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SMALLEST_PX = 32
+
+
+class ImagesSource:
+    """Samples {"image", "frame"} of files of any size.
+
+    Args:
+        paths: photographs.
+        size: of the square that they are squeezed to.
+        upscale: only 1, since a correction keeps the size.
+        fit_multiple: cut photographs to multiples of it.
+
+    Raises:
+        DataError: for another `upscale`, or `fit_multiple` below 1.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: int, *, upscale: int = 1, fit_multiple: int = 1) -> None:
+        if upscale != 1:
+            raise DataError(f"upscale {upscale} is of no use here: a correction keeps the size; leave it at 1")
+        if fit_multiple < 1:
+            raise DataError(f"fit multiple {fit_multiple} must be 1 or more")
+        self._paths, self._size, self._multiple = list(paths), size, fit_multiple
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return photograph `index`; nothing about it is random.
+
+        Raises:
+            DataError: when the file is broken or tiny.
+        """
+        import torch
+
+        from mlkit.tasks.lens.geometry import frame_of
+
+        pixels = open_image(self._paths[index], to_srgb=True).pixels
+        height, width = pixels.shape[:2]
+        if min(height, width) < SMALLEST_PX:
+            raise DataError(f"{self._paths[index]} is {width} x {height} px; a side of {SMALLEST_PX} px is the least")
+        pixels = resize_to_multiple(pixels, self._multiple)
+        image = as_network_input(pixels, self._size)
+        return {"image": image, "frame": torch.tensor(frame_of(*pixels.shape[:2]), dtype=torch.float32)}
+
+    def sample_id(self, index: int) -> str:
+        """Return the file's name without its folder."""
+        return self._paths[index].name
+
+
+def as_network_input(pixels: np.ndarray, size: int) -> Tensor:
+    """Return what the network sees of a picture [H, W, 1 or 3] in [0, 1]: [3, size, size]."""
+    import torch
+
+    levels = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+    levels = np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(squeezed(levels, size), 2, 0)))

@@ -1,0 +1,180 @@
+"""The options of `mlkit infer lens`; torch is imported only when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlkit.commands import complete
+from mlkit.commands.options import ended_by_signal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mlkit.commands.preview import Pace
+    from mlkit.errors import MlkitError
+    from mlkit.tasks.lens.corrector import Corrector
+    from mlkit.tasks.lens.infer_files import FileResult
+    from mlkit.tasks.lens.infer_inputs import Job, Options
+
+_PREVIEWS = 3  # pictures on a terminal; more would hide the lines
+
+
+def infer(
+    photos: Annotated[
+        list[str],
+        typer.Argument(metavar="PHOTO...", help="Photographs, folders (with all below them) or glob patterns."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("results"),
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN|CHECKPOINT",
+            help="Run or checkpoint.  \\[default: the model in the package]",
+            autocompletion=complete.runs,
+        ),
+    ] = None,
+    strength: Annotated[float, typer.Option(metavar="0..1", help="Share of the correction that is applied.")] = 1.0,
+    zoom: Annotated[
+        bool, typer.Option("--zoom", help="Enlarge until no pixel lacks a source; without, edges are repeated.")
+    ] = False,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="Also draw before, after, their difference, the flow and the Jacobian.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Apply maps that are unsafe, such as ones that fold over.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail where a result's format cannot hold all that its input has.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace results that exist; without, such inputs are skipped.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps: where the network runs.")] = "auto",
+    preview: Annotated[
+        bool, typer.Option("--preview/--no-preview", help="Show the first results on a terminal.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Correct the lens distortion of photographs at full size, in their own format.
+
+    What the lens did is found in the picture itself; depth, EXIF, profile and transparency are kept. Maps that would
+    fold a picture are not applied. Existing results are skipped, so a call that was stopped goes on when given again.
+
+    Examples:
+
+        mlkit infer lens house.jpg --grid
+
+        mlkit infer lens photos/ --out straight --strength 0.8 --zoom --checkpoint stage3_finetune
+    """
+    import json
+
+    from mlkit.errors import DataError, MlkitError, counted
+    from mlkit.tasks.lens.infer_inputs import find_jobs, options_of
+
+    options = options_of(strength=strength, grid=grid, zoom=zoom, force=force, strict=strict)
+    if out.is_file():
+        raise MlkitError(f"--out {out} is a file; give a folder for the results")
+    jobs = find_jobs(photos, out, options)
+    waiting = [job for job in jobs if overwrite or not job.is_done]
+    skipped = [str(job.path) for job in jobs if job not in waiting]
+    if skipped and not as_json:
+        typer.echo(f"{counted(len(skipped), 'photo')} skipped: results exist in {out}; --overwrite makes them again")
+    told: list[dict[str, Any]] = []
+    errors: list[MlkitError] = []
+    if waiting:
+        from mlkit.commands.opened import pick_device
+        from mlkit.commands.preview import Pace, show, shows_pictures
+        from mlkit.runs.folders import resolve_run
+        from mlkit.settings import Places
+        from mlkit.tasks.lens.corrector import open_corrector
+
+        picked, sentence = pick_device(device)
+        if sentence:
+            typer.echo(sentence, err=True)
+        folder = resolve_run(checkpoint, Places().runs_dir).chosen_checkpoint() if checkpoint else None
+        corrector = open_corrector(folder, device=picked)
+        pace = Pace(sum(job.megapixels() for job in waiting))
+        shows = preview and not as_json and shows_pictures()
+        with ended_by_signal():
+            for job, outcome in _corrected(corrector, waiting, options, pace):
+                if isinstance(outcome, MlkitError):
+                    errors.append(outcome)  # a broken file does not stop the others
+                    continue
+                result, image_hwc = outcome
+                told.append(_as_dict(job, result))
+                if not as_json:
+                    _tell(job, result)
+                    if shows and len(told) <= _PREVIEWS:
+                        show(image_hwc)
+    if as_json:
+        problems = [problem for error in errors for problem in error.problems]
+        typer.echo(json.dumps({"results": told, "skipped": skipped, "errors": problems}, indent=2))
+    if errors:
+        kind = DataError if any(isinstance(error, DataError) for error in errors) else type(errors[0])
+        raise kind(*(problem for error in errors for problem in error.problems))
+
+
+def _corrected(
+    corrector: Corrector, jobs: Sequence[Job], options: Options, pace: Pace
+) -> Iterator[tuple[Job, tuple[FileResult, NDArray[np.float32]] | MlkitError]]:
+    """Yield each job with its result and a thumbnail, or why there is none; the line of `pace` is gone meanwhile."""
+    from mlkit.errors import MemoryShortError, MlkitError
+    from mlkit.tasks.lens.infer_files import correct_file
+
+    pace.begin()
+    try:
+        for number, job in enumerate(jobs, start=1):
+            expected_mp = job.megapixels()
+            label = job.path.name if len(jobs) == 1 else f"{job.path.name} ({number}/{len(jobs)})"
+
+            def progress(rows: int, of: int, label: str = label, expected_mp: float = expected_mp) -> None:
+                pace.update(label, expected_mp * rows / of)
+
+            outcome: tuple[FileResult, NDArray[np.float32]] | MlkitError
+            try:
+                outcome = correct_file(corrector, job, options, progress=progress)
+                pace.end_image()
+            except (MlkitError, MemoryError) as error:
+                short = f"{job.path}: out of memory; free some memory, or reduce the photograph"
+                outcome = error if isinstance(error, MlkitError) else MemoryShortError(short)
+                pace.drop_image(expected_mp)
+            pace.close()
+            yield job, outcome
+    finally:
+        pace.close()
+
+
+def _tell(job: Job, result: FileResult) -> None:
+    from mlkit.commands.display import duration
+
+    typer.echo(f"{job.image}: {result.width} x {result.height} px, moved by up to {result.largest_px:.1f} px")
+    typer.echo(f"{job.path.name}: {duration(result.seconds)} ({result.mp_per_s:.2f} MP/s)")
+    if job.grid is not None:
+        typer.echo(f"grid: {job.grid}")
+    for note in result.notes:
+        typer.echo(note, err=True)
+
+
+def _as_dict(job: Job, result: FileResult) -> dict[str, Any]:
+    return {
+        "input": str(job.path),
+        "image": str(job.image),
+        "grid": job.grid and str(job.grid),
+        "width": result.width,
+        "height": result.height,
+        "seconds": round(result.seconds, 3),
+        "mp_per_s": round(result.mp_per_s, 4),
+        "verdict": result.verdict.level,
+        "reasons": list(result.verdict.reasons),
+        "jacobian": {key: round(value, 6) for key, value in result.verdict.stats.items()},
+        "params": result.params,
+        "largest_px": round(result.largest_px, 3),
+        "zoom": round(result.zoom, 5),
+        "notes": list(result.notes),
+    }

@@ -1,0 +1,158 @@
+"""What straight lines say: exact for exact points, close for pictures, and nothing where there is nothing."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import brentq
+
+from mlkit.metrics.geometry import end_point_error, scaled_error
+from mlkit.tasks.lens.geometry import IDENTITY, distorted_points, frame_of, identity_grid, parametric_grid, profile_grid
+from mlkit.tasks.lens.lines import (
+    NUM_FACTS,
+    SHAPES,
+    TRUSTS,
+    curves,
+    edge_points,
+    forward_parameters,
+    lens_of_lines,
+    moments,
+    straightened,
+)
+from mlkit.tasks.lens.model import build_net
+from mlkit.tasks.lens.settings import LensModel
+
+FRAME = torch.tensor(frame_of(200, 300))
+SIZES = (1.5, -0.8, 0.5)
+
+
+def undone(radius: float, sizes: tuple[float, ...] = SIZES) -> float:
+    return radius * (1 + sum(size * sum(c * radius ** (n + 1) for n, c in enumerate(shape))
+                             for size, shape in zip(sizes, SHAPES, strict=True)))  # fmt: skip
+
+
+def bent_lines(rng: np.random.Generator, number: int = 12) -> list[np.ndarray]:
+    """Return points of straight lines as a lens with SIZES shows them, by SciPy's root finding."""
+    lines = []
+    for _ in range(number):
+        angle, offset = rng.uniform(0, math.pi), rng.uniform(-0.5, 0.5)
+        along, across = np.array([math.cos(angle), math.sin(angle)]), np.array([-math.sin(angle), math.cos(angle)])
+        points = offset * across + np.linspace(-0.6, 0.6, 40)[:, None] * along
+        radii = np.linalg.norm(points, axis=1)
+        seen = np.array([brentq(lambda r, target=target: undone(r) - target, 0.0, 1.3) for target in radii])
+        lines.append(points * (seen / radii)[:, None])
+    return lines
+
+
+def board(profile: torch.Tensor, size: int = 256) -> torch.Tensor:
+    """Return a slightly turned board behind a lens, [1, 3, S, S], each pixel the mean of 4 x 4 places."""
+    fine = identity_grid(size * 4, size * 4) * FRAME
+    radius = fine.norm(dim=-1, keepdim=True)
+    table = torch.linspace(0, 1.3, 4001)
+    bent = sum(profile[n] * table ** (n + 1) for n in range(5))
+    world = fine / radius.clamp_min(1e-6) * torch.from_numpy(np.interp(radius.numpy(), bent.numpy(), table.numpy()))
+    x = 6 * (world[..., 0] * math.cos(0.1) + world[..., 1] * math.sin(0.1)) + 0.3
+    y = 6 * (world[..., 1] * math.cos(0.1) - world[..., 0] * math.sin(0.1))
+    colors = (torch.floor(x) + torch.floor(y)) % 2 * 0.8 + 0.1
+    small = torch.nn.functional.avg_pool2d(colors[None, None].float(), 4)
+    return small.expand(-1, 3, -1, -1)
+
+
+def test_lines_of_exact_points_give_back_the_lens() -> None:
+    lines = bent_lines(np.random.default_rng(0))
+    place = torch.from_numpy(np.concatenate(lines)).float()
+    member = torch.zeros(len(lines), len(place), dtype=torch.bool)
+    for number in range(len(lines)):
+        member[number, 40 * number : 40 * number + 40] = True
+    moment, count = moments(place, member)
+    sizes, information, rms = straightened(moment, count, noise=1e-5, outlier=1e-3)
+    assert sizes.tolist() == pytest.approx(SIZES, abs=0.01)
+    assert float(rms.max()) < 1e-6 and bool((torch.linalg.eigvalsh(information) > 0).all())
+    distrusted, _, _ = straightened(moment, count, noise=10.0, outlier=1e-3)
+    assert float(distrusted.abs().max()) < 0.05
+
+
+def test_a_line_of_many_seeds_counts_once() -> None:
+    place = torch.from_numpy(np.concatenate(bent_lines(np.random.default_rng(1), 2))).float()
+    one = torch.zeros(2, 80, dtype=torch.bool)
+    one[0, :40] = one[1, 40:] = True
+    many = torch.cat((one[:1].expand(5, -1), one[1:]))
+    for member in (one, many):
+        moment, count = moments(place, member)
+        assert float(count.sum()) == pytest.approx(80)
+        found = moment.sum(dim=0)
+        expected = sum(np.cov(place[part].double().numpy().T, bias=True) * 40 for part in (slice(40), slice(40, 80)))
+        np.testing.assert_allclose(found[:2, :2].numpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(0.0, 0.0, 0.0), SIZES, (-2.0, 1.0, 0.0)])
+def test_forward_parameters_are_the_inverse(sizes: tuple[float, ...]) -> None:
+    params = forward_parameters(torch.tensor(sizes, dtype=torch.float64), FRAME)
+    least = float(FRAME.min())
+    radius = np.linspace(0.05, 1.0, 40)
+    scale = least / undone(least, sizes)  # places half the shorter side from the middle stay
+    world = torch.tensor([[undone(r, sizes) * scale, 0.0] for r in radius], dtype=torch.float64)
+    seen = distorted_points(params[None], world[None])[0, :, 0]
+    assert float((seen - torch.from_numpy(radius)).abs().max()) * 601 < 0.15  # px at 1000 px width
+
+
+def test_edge_points_lie_on_the_edge_to_a_twentieth_of_a_pixel() -> None:
+    angle, offset = 0.4, 0.07
+    fine = identity_grid(128 * 8, 128 * 8) * FRAME
+    side = fine[..., 0] * math.sin(angle) - fine[..., 1] * math.cos(angle) - offset
+    image = torch.nn.functional.avg_pool2d((side > 0).float()[None, None], 8).expand(-1, 3, -1, -1)
+    place, along, strength = edge_points(image, FRAME[None], 256)
+    real = strength[0] > 0
+    place, along = place[0][real], along[0][real]
+    assert len(place) > 100
+    apart = place[:, 0] * math.sin(angle) - place[:, 1] * math.cos(angle) - offset
+    assert float(apart.abs().mean()) < 0.05 * 2 / 128 * float(FRAME.max())
+    assert float((along[:, 0] * math.sin(angle) - along[:, 1] * math.cos(angle)).abs().max()) < 0.05
+    member, length = curves(place, along, strength[0][real], FRAME)
+    assert float(member.float().mean()) > 0.9 and float(length.min()) > 0.8
+
+
+@pytest.mark.parametrize("terms", [(1.03, 0.0, -0.1, 0.0, 0.0), (0.985, 0.01, 0.04, 0.0, 0.0)])
+def test_a_board_behind_a_lens_tells_the_lens(terms: tuple[float, ...]) -> None:
+    profile = torch.tensor([*terms, 0.0, 0.0])
+    params, facts = lens_of_lines(board(profile), FRAME[None])
+    assert params.shape == (1, len(TRUSTS), 8) and facts.shape == (1, NUM_FACTS)
+    truth = profile_grid(profile[None], FRAME[None], 48, 48)
+    made = parametric_grid(params[:, 0], FRAME[None], 48, 48)
+    without = float(end_point_error(identity_grid(48, 48)[None], truth, FRAME[None]).mean())
+    assert without > 3
+    assert float(scaled_error(made, truth, FRAME[None]).mean()) < 0.05 * without
+
+
+def test_pictures_without_lines_say_nothing() -> None:
+    flat = torch.full((1, 3, 96, 96), 0.5)
+    params, facts = lens_of_lines(flat, FRAME[None])
+    assert torch.equal(params, torch.tensor(IDENTITY).expand(1, len(TRUSTS), -1)) and not facts.any()
+    noise = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    params, facts = lens_of_lines(noise, FRAME.expand(2, -1))
+    assert torch.isfinite(params).all() and torch.isfinite(facts).all()
+
+
+def test_a_scaled_map_has_no_error_but_for_scale() -> None:
+    truth = parametric_grid(torch.tensor([[-0.1, 0, 0, 0, 0, 0, 0, 1.0]]), FRAME[None], 32, 32)
+    assert float(scaled_error(1.1 * truth, truth, FRAME[None]).max()) < 1e-3
+    assert float(end_point_error(1.1 * truth, truth, FRAME[None]).mean()) > 10
+
+
+def test_a_network_that_hears_lines_begins_with_no_change_and_learns_to_follow_them() -> None:
+    torch.manual_seed(0)
+    net = build_net(LensModel(channels=8, head_channels=16, lines=True, reduce=2))
+    profile = torch.tensor([1.03, 0.0, -0.1, 0.0, 0.0, 0.0, 0.0])
+    image = board(profile)
+    first = net(image, FRAME[None])["params"]
+    torch.testing.assert_close(first, torch.tensor([IDENTITY]), atol=1e-6, rtol=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        again = lens_of_lines(image, FRAME[None])[0]
+    torch.testing.assert_close(again, lens_of_lines(image, FRAME[None])[0])
+    first[0, 0].backward()
+    assert net.parametric.gates is not None and net.parametric.gates.bias.grad is not None
+    assert float(net.parametric.gates.bias.grad.abs().min()) > 0
+    assert net(image, FRAME[None])["flow"].shape == (1, 2, 16, 16)
