@@ -22,8 +22,10 @@ from mlkit.tasks.lens.settings import LensData
 from mlkit.tasks.lens.source import LensSource, opened_profiles
 
 NONE, MEAN, TRUE = "no correction", "mean profile", "true profile"
-KEYS = ("epe_px", "epe_corner_px", "bend_px", "psnr", "ssim", "negative_det_pct")
-HEADS = ("EPE", "corner", "bend", "PSNR", "SSIM", "folded %")
+SHAPE = "true shape"  # at the scale that lensfun's convention gives on the lens's own frame: what a picture can tell
+LINES = ("lines alone", "lines alone, wary")  # straightened without a network: the fits of lines.py
+KEYS = ("epe_px", "epe_shape_px", "epe_corner_px", "bend_px", "psnr", "ssim", "negative_det_pct")
+HEADS = ("EPE", "but for scale", "corner", "bend", "PSNR", "SSIM", "folded %")
 LEFT, EPE_PX = 1 / 5, 1.0  # of no correction's error, and px at 1000 px width
 
 Batch = Mapping[str, Tensor]
@@ -77,6 +79,26 @@ def profile_way(terms: Callable[[Batch], Tensor]) -> Way:
     return way
 
 
+def usual_scale(profile: Tensor, frame: Tensor) -> Tensor:
+    """Return profiles [B, 7] scaled so that places half the shorter side from the middle stay."""
+    least = frame.min(dim=1).values
+    share = sum(profile[:, power] * least**power for power in range(5))
+    return torch.cat((profile[:, :5] / share[:, None], profile[:, 5:]), dim=1)  # type: ignore[index]
+
+
+def lines_way(trust: int) -> Way:
+    """Return the way of straight lines without a network, by one of the two fits."""
+    from mlkit.tasks.lens.geometry import parametric_grid
+    from mlkit.tasks.lens.lines import lens_of_lines
+
+    def way(batch: Batch) -> Outputs:
+        size = batch["image"].shape[-1]
+        params = lens_of_lines(batch["image"], batch["frame"])[0][:, trust]
+        return {"map": parametric_grid(params, batch["frame"], size, size)}
+
+    return way
+
+
 def network_way(corrector: Corrector) -> Way:
     from mlkit.tasks.lens.model import maps_of
 
@@ -119,6 +141,7 @@ def _scores(outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         bent = bends_of_map(grid, batch["profile"], frame)
     return {
         "epe_px": error.mean(dim=(1, 2)),
+        "epe_shape_px": maps.scaled_error(grid, truth, frame).mean(dim=(1, 2)),
         "epe_corner_px": maps.corners(error),
         "bend_px": bent,
         **picture_scores(seen, batch["target"], maps.inside(grid) & maps.inside(truth)),
@@ -148,7 +171,7 @@ def show_scores(rows: Sequence[Row]) -> None:
         lines = []
         for way in dict.fromkeys(row.way for row in rows):
             means = [np.nanmean(np.where(np.isfinite(v := column(rows, way, of, key)), v, np.nan)) for key in KEYS]
-            lines.append([way, *(f"{mean:.{digits}f}" for mean, digits in zip(means, (2, 2, 3, 2, 4, 3), strict=True))])
+            lines.append([way, *(f"{mean:.{digits}f}" for mean, digits in zip(means, (2, 2, 2, 3, 2, 4, 3), strict=True))])
         print()
         show((of, *HEADS), lines)
 

@@ -197,16 +197,20 @@ def main() -> int:
     options = parser.parse_args()
 
     from _lens_scores import (
+        LINES,
         MEAN,
         NONE,
+        SHAPE,
         TRUE,
         all_for_validation,
+        lines_way,
         mean_terms,
         network_way,
         profile_way,
         quality,
         scored,
         show_scores,
+        usual_scale,
         write_scores,
     )  # fmt: skip
     from mlkit.tasks.lens.corrector import open_corrector
@@ -238,7 +242,9 @@ def main() -> int:
                 plain,
             ),
             MEAN: (profile_way(lambda batch: mean.expand_as(batch["profile"])), plain),
+            SHAPE: (profile_way(lambda batch: usual_scale(batch["profile"], batch["frame"])), plain),
             TRUE: (profile_way(lambda batch: batch["profile"]), plain),
+            **{name: (lines_way(trust), plain) for trust, name in enumerate(LINES)},
             **{name: (network_way(corrector), corrector.size) for name, corrector in opened.items()},
         }
         rows = scored(ways, data)

@@ -38,7 +38,7 @@ _SMOOTHING_PX = 1.0
 _RADIUS = 3
 _PARTS = 6  # along either side, in which edges are compared with their neighbours
 _FAINT = 0.01  # of gradients a px, below which nothing counts as an edge
-_WINDOWS = (0.06, 0.12, 0.25, 0.5, 1.0, 1.6)  # half-lengths of a curve as it grows
+_WINDOWS = (0.06, 0.13, 0.3, 0.7, 1.6)  # half-lengths of a curve as it grows
 _TOLERANCE = 0.004  # distance of a point from its curve
 _TURN = 0.25  # sine of the angle between an edge and its curve
 _GAP = 0.03
@@ -85,9 +85,9 @@ def edge_points(image: Tensor, frame: Tensor, number: int = _POINTS) -> tuple[Te
     bell = torch.exp(-0.5 * (offsets / _SMOOTHING_PX) ** 2)
     bell = bell / bell.sum()
     slope = offsets * bell / (offsets.square() * bell).sum()
-    channels = F.pad(image, (_RADIUS,) * 4, mode="replicate").flatten(0, 1)[:, None]
-    gx = F.conv2d(F.conv2d(channels, slope[None, None, None, :]), bell[None, None, :, None]).reshape(image.shape)
-    gy = F.conv2d(F.conv2d(channels, bell[None, None, None, :]), slope[None, None, :, None]).reshape(image.shape)
+    wide = F.pad(image, (_RADIUS,) * 4, mode="replicate")
+    gx = _filtered(_filtered(wide, slope, -1), bell, -2)
+    gy = _filtered(_filtered(wide, bell, -1), slope, -2)
     clearest = (gx * gx + gy * gy).argmax(dim=1, keepdim=True)  # of the colours, since some edges are none in grey
     gx, gy = gx.gather(1, clearest)[:, 0], gy.gather(1, clearest)[:, 0]
     size = (gx * gx + gy * gy).sqrt()
@@ -116,6 +116,15 @@ def edge_points(image: Tensor, frame: Tensor, number: int = _POINTS) -> tuple[Te
     normal = torch.stack((at(gx) * width, at(gy) * height), dim=-1) / half
     normal = normal / normal.norm(dim=-1, keepdim=True).clamp_min(1e-9)
     return torch.stack((x, y), dim=-1) * half, torch.stack((-normal[..., 1], normal[..., 0]), dim=-1), strength
+
+
+def _filtered(image: Tensor, kernel: Tensor, axis: int) -> Tensor:
+    """Return the image correlated with a kernel along one axis, shorter by the kernel's length less one."""
+    length = image.shape[axis] - len(kernel) + 1
+    made = kernel[0] * image.narrow(axis, 0, length)
+    for place in range(1, len(kernel)):
+        made.add_(image.narrow(axis, place, length), alpha=float(kernel[place]))
+    return made
 
 
 def curves(place: Tensor, along: Tensor, strength: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,9 +175,13 @@ def _seeds(place: Tensor, strength: Tensor, frame: Tensor) -> Tensor:
 def _parabolas(s: Tensor, d: Tensor, weight: Tensor, window: float) -> Tensor:
     """Return b of d = b0 + b1 s + b2 s^2 through each row's points, [S, 3]; short curves are rather straight."""
     u = s / window
-    powers = torch.stack((torch.ones_like(u), u, u * u, u**3, u**4), dim=-1)
-    sums = torch.einsum("sp,spk->sk", weight, powers)
-    right = torch.einsum("sp,spk->sk", weight * d, powers[..., :3])
+    by_power, by_height = [weight], [weight * d]
+    for _ in range(4):
+        by_power.append(by_power[-1] * u)
+    for _ in range(2):
+        by_height.append(by_height[-1] * u)
+    sums = torch.stack([values.sum(dim=1) for values in by_power], dim=1)
+    right = torch.stack([values.sum(dim=1) for values in by_height], dim=1)
     normal = torch.stack([sums[:, row : row + 3] for row in range(3)], dim=1)
     found = torch.linalg.solve(normal + torch.diag(torch.tensor([1e-3, 0.3, 3.0])), right)
     made: Tensor = found / torch.tensor([1.0, window, window * window])

@@ -74,7 +74,7 @@ class LensModel(Settings):
     """File or folder of ImageNet weights for a ResNet, in torchvision's, timm's or transformers' names."""
     lines: bool = False
     """Curves of edges are found and made straight first; the head hears which lens does so, and how sure that is."""
-    reduce: Literal[1, 2, 4] = 1
+    reduce: Annotated[int, Field(ge=1, le=4, strict=True)] = 1
     """The backbone sees the picture reduced so many times, by means of areas; lines are found in the whole one."""
     channels: Annotated[int, Field(ge=8, multiple_of=8, strict=True)] = 32
     """Width of `tiny`."""
@@ -98,6 +98,8 @@ class LensModel(Settings):
         low, high = self.scale_range
         if not low < 1.0 < high:
             raise ValueError(f"scale_range from {low:g} to {high:g} does not hold 1, which changes nothing; widen it")
+        if self.reduce == 3:
+            raise ValueError("reduce 3 leaves parts of a pixel over; give 1, 2 or 4")
         if max(self.radial_range) > 1.0:
             raise ValueError(f"radial_range {max(self.radial_range):g} is beyond 1, where pictures only fold; lower it")
         return self
@@ -136,15 +138,6 @@ class LensLoss(Settings):
         return self
 
 
-class LensDebug(Settings):
-    """Pictures of training batches, to look at when something is wrong."""
-
-    dump_every: CountOrNone = 0
-    """Steps between two pictures of the training batch in the run's folder `debug`; 0: none."""
-    dump_max: Count = 8
-    """At most so many of them."""
-
-
 class LensSettings(RunSettings):
     """All settings of a lens run."""
 
@@ -153,7 +146,6 @@ class LensSettings(RunSettings):
     data: LensData = LensData()
     model: LensModel = LensModel()
     loss: LensLoss = LensLoss()
-    debug: LensDebug = LensDebug()
 
     @model_validator(mode="after")
     def _stage_fits_loss(self) -> Self:
