@@ -179,6 +179,18 @@ def test_unequal_sizes_and_few_images_are_noted(make_run: MakeRun) -> None:
     assert any(note.startswith("4 images are too few") for note in notes)
 
 
+def test_the_db_range_of_radar_images_is_told(make_run: MakeRun) -> None:
+    first, other = make_run("a"), make_run("b")
+    info = json.loads((first / "ckpt-500" / "checkpoint.json").read_text())
+    info["preprocessing"] = {"db_min": -25.0, "db_max": 2.5, "pipeline": "db|clip|unit"}
+    (first / "ckpt-500" / "checkpoint.json").write_text(json.dumps(info))
+    assert (
+        compared(first, other)
+        .notes[0]
+        .startswith("PSNR is of images in dB with vmin -25.00 dB and vmax 2.50 dB as 0 and 1, a range of 27.50 dB")
+    )
+
+
 def test_json_holds_no_nan_and_names_what_was_compared(make_run: MakeRun) -> None:
     found = compared(make_run("a", num=3), make_run("b", num=3, gain_db=1.0, dataset_label="simulated"))
     content = json.loads(json.dumps(found.to_json(), allow_nan=False))

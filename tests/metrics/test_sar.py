@@ -9,10 +9,22 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from scipy.ndimage import laplace, zoom
+from scipy.ndimage import laplace, sobel, uniform_filter, zoom
+from scipy.special import polygamma
+from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor
 
-from mlkit.metrics.sar import enl, enl_ratio, epi, intensity_of, rmse_db
+from mlkit.metrics.sar import (
+    enl,
+    enl_ratio,
+    enl_ratio_pooled_db,
+    epi,
+    epi_sobel_cosine,
+    intensity_of,
+    psnr_wall,
+    rmse_db,
+    speckle_sigma_db,
+)
 
 VMIN_DB, VMAX_DB = -40.0, 20.0
 
@@ -152,3 +164,73 @@ def test_enl_of_a_real_sentinel_1_scene_is_that_of_its_product() -> None:
     db = np.squeeze(tifffile.imread(path)).astype(np.float64)
     looks = enl(torch.from_numpy(10 ** (db / 10))[None, None], share=1.0).item()
     assert 4.0 < looks < 5.5  # 4.4 nominal for IW GRDH; its data sheet here says about 5
+
+
+# ---- the wall -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("looks", "sigma_db"), [(1.0, 5.57), (4.0, 2.31), (4.4, 2.19)])
+def test_speckle_in_db_deviates_as_published(looks: float, sigma_db: float) -> None:
+    sigma = speckle_sigma_db(torch.tensor(looks, dtype=torch.float64)).item()
+    assert sigma == pytest.approx(sigma_db, abs=0.005)
+    assert sigma == pytest.approx(10 / np.log(10) * np.sqrt(polygamma(1, looks)), rel=1e-9)
+    samples = 10 * np.log10(speckle(looks, (1_000_000,)))
+    assert sigma == pytest.approx(samples.std(), rel=0.005)
+
+
+def test_the_wall_is_the_psnr_of_an_ideal_despeckler() -> None:
+    clean = scene()
+    noisy = clean * speckle(4.4, clean.shape)
+    wall = psnr_wall(normalised(noisy), vmin_db=VMIN_DB, vmax_db=VMAX_DB)
+    for image in range(2):
+        error = 10 * np.log10(noisy[image, 0] / clean[image, 0])
+        ideal = normalised(clean * 10 ** (error.mean() / 10))  # without the bias of a mean in dB
+        found = peak_signal_noise_ratio(
+            normalised(noisy)[image, 0].double().numpy(), ideal[image, 0].double().numpy(), data_range=1.0
+        )
+        # the calmest windows flatter the looks by about 8 %: 0.4 dB
+        assert wall[image].item() == pytest.approx(found, abs=0.7)
+        assert wall[image].item() == pytest.approx(20 * np.log10(60 / 2.19), abs=0.7)
+    assert psnr_wall(torch.full((1, 1, 64, 64), 0.5), vmin_db=VMIN_DB, vmax_db=VMAX_DB).isnan().all()
+    assert psnr_wall(torch.rand(1, 1, 16, 64), vmin_db=VMIN_DB, vmax_db=VMAX_DB).isnan().all()
+
+
+# ---- the plan's own definitions -------------------------------------------------------------------------------------
+
+
+def pooled_by_scipy(made: np.ndarray, original: np.ndarray) -> float:
+    inside = np.ones_like(original)
+    share = uniform_filter(inside, 15, mode="constant")
+    mean = uniform_filter(original, 15, mode="constant") / share
+    square = uniform_filter(original**2, 15, mode="constant") / share
+    calm = np.sqrt(np.maximum(square - mean**2, 0)) / mean < 0.3
+    looks = [image[calm].mean() ** 2 / image[calm].var() for image in (made, original)]
+    return float(looks[0] / looks[1])
+
+
+def test_the_plans_scores_are_those_of_scipy() -> None:
+    original = normalised(scene() * speckle(4.4, (2, 1, 256, 256)))
+    made = normalised(scene() * speckle(9.0, (2, 1, 256, 256), seed=2))
+    for image in range(2):
+        x, y = (values[image, 0].double().numpy() for values in (made, original))
+        assert enl_ratio_pooled_db(made, original)[image].item() == pytest.approx(pooled_by_scipy(x, y), rel=1e-9)
+        edges = [np.hypot(sobel(v, 0), sobel(v, 1))[1:-1, 1:-1].ravel() for v in (x, y)]
+        cosine = (edges[0] * edges[1]).sum() / np.sqrt((edges[0] ** 2).sum() * (edges[1] ** 2).sum())
+        assert epi_sobel_cosine(made, original)[image].item() == pytest.approx(cosine, rel=1e-9)
+
+
+def test_the_plans_scores_say_little_where_the_right_ones_speak() -> None:
+    clean = scene()
+    original = normalised(clean * speckle(4.4, clean.shape))
+    ideal = normalised(clean * 10 ** (0.02 * np.random.default_rng(3).standard_normal(clean.shape)))
+    again = normalised(clean * speckle(4.4, clean.shape, seed=1))
+    assert (enl_ratio(ideal, original, vmin_db=VMIN_DB, vmax_db=VMAX_DB) > 50).all()
+    assert (enl_ratio_pooled_db(ideal, original) < 2).all()
+    assert (epi(again, original) < 0.1).all()
+    assert (epi_sobel_cosine(again, original) > 0.75).all()
+    noise = torch.randn((1, 1, 512, 512), generator=torch.Generator().manual_seed(0))
+    other = torch.randn((1, 1, 512, 512), generator=torch.Generator().manual_seed(1))
+    assert epi_sobel_cosine(noise, other).item() == pytest.approx(np.pi / 4, abs=0.005)
+    flat = torch.full((1, 1, 32, 32), 0.5)
+    assert epi_sobel_cosine(flat, noise[..., :32, :32]).isnan().all()
+    assert enl_ratio_pooled_db(flat, flat).isnan().all()

@@ -262,6 +262,12 @@ def _family_means(
 def _notes(rows: Sequence[Row], entries: Sequence[_Entry], ids: Sequence[str], ranked: Sequence[str]) -> list[str]:
     """Return the sentences that keep a reader from believing too much."""
     notes: list[str] = []
+    limits = [rows[0].facts.get(key) for key in ("db_min", "db_max")]
+    if limits[0] is not None and limits[1] is not None:
+        notes.append(
+            f"PSNR is of images in dB with vmin {limits[0]:.2f} dB and vmax {limits[1]:.2f} dB as 0 and 1, a range of "
+            f"{limits[1] - limits[0]:.2f} dB; with another range it is another number"
+        )
     for entry in entries:
         scores = entry.scores
         if unlike := unlike_settings([facts["settings"] for facts in entry.facts]):

@@ -148,9 +148,12 @@ def read_facts(candidate: Candidate) -> dict[str, Any]:
     """Return parameters, facts, criteria and settings of a checkpoint; older ones may lack them."""
     found = read_json(candidate.checkpoint / "checkpoint.json", "checkpoint", _CHECKPOINT_FORMAT)
     settings = found.get("settings") or {}
+    # The limits of radar images in dB are of the data, and PSNR depends on them.
+    limits = {key: value for key, value in (found.get("preprocessing") or {}).items() if key in ("db_min", "db_max")}
+    facts = {**limits, **(found.get("facts") or {})}
     return {
         "parameters": found.get("parameters"),
-        "facts": {key: float(value) for key, value in (found.get("facts") or {}).items() if value is not None},
+        "facts": {key: float(value) for key, value in facts.items() if value is not None},
         "criteria": list((settings.get("eval") or {}).get("criteria") or ()),
         "settings": settings,
     }

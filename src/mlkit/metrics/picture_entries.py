@@ -1,4 +1,4 @@
-"""Entries of METRICS: scores of pictures, and of radar pictures."""
+"""Entries of METRICS: scores of pictures."""
 
 from __future__ import annotations
 
@@ -80,25 +80,5 @@ PICTURES: tuple[Metric, ...] = (
         summary="Gradient magnitude similarity (Xue et al. 2014), mean over the halved luma: falls where edges are "
         "softer, sharper or elsewhere, whatever the brightness.",
         decimals=4,
-    ),
-    Metric(
-        key="enl_ratio",
-        name="ENL ratio",
-        unit="",
-        better="one",
-        signature="enl_ratio|linear-intensity|win25s12|cv20|clip2|median|mean-of-images|v1",
-        summary="Equivalent number of looks of the reconstruction over that of the original, mean^2/variance of "
-        "linear intensity in the same homogeneous windows: 1 keeps the speckle, above 1 smooths it away.",
-        decimals=2,
-    ),
-    Metric(
-        key="epi",
-        name="EPI",
-        unit="",
-        better="higher",
-        signature="epi|db|laplace4|centred|mean-of-images|v1",
-        summary="Edge preservation index (Sattar et al. 1997): centred correlation of the Laplacian images. "
-        "Independent speckle over one scene scores near 0, unlike indices from gradient magnitudes.",
-        decimals=3,
     ),
 )

@@ -1,10 +1,12 @@
-"""Speckle and edge scores of SAR images, one value per image. Tensors are [B, 1, H, W].
+"""Speckle and edge scores of SAR images, one value per image. Tensors are [B, 1, H, W]; L is the number of looks.
 
 ENL belongs to linear intensity: on the normalised dB image an ideal despeckler scores 1.45 instead of about 95. EPI
 is the centred correlation: the uncentred cosine of gradient magnitudes is near 0.8 for two independent speckles.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ WINDOW = 25  # px; the usual size for Sentinel-1, with the median over windows (
 STRIDE = 12  # px; half-overlapping windows find more homogeneous places in a small patch
 SHARE = 0.2  # of the windows, those with the lowest coefficient of variation
 MAX_CLIPPED = 0.02  # share of pixels at the ends of the dB range; cut-off speckle looks smoother than it is
+POOLED_WINDOW, POOLED_MAX_CV = 15, 0.3  # px; of the plan's mask
 FLAT = 1e-12  # variance below this times mean^2 is rounding: the window is constant and has no ENL
 
 
@@ -64,15 +67,68 @@ def enl_ratio(
     assert reconstruction.shape == original.shape and original.ndim == 4 and original.shape[1] == 1, (
         f"ENL of {tuple(reconstruction.shape)} over {tuple(original.shape)}"
     )
-    if min(original.shape[-2:]) < window:
-        return original.new_full((original.shape[0],), torch.nan, dtype=torch.float64)
-    mean, variance = _window_moments(intensity_of(original, vmin_db=vmin_db, vmax_db=vmax_db), window, stride)
-    at_an_end = ((original <= 0.0) | (original >= 1.0)).double()
-    clipped = F.avg_pool2d(at_an_end, window, stride).flatten(1)
-    usable = (variance > FLAT * mean.square()) & (clipped <= MAX_CLIPPED)
-    chosen = _most_homogeneous(mean, variance, usable, share)
+    mean, variance, chosen = _speckle_windows(original, vmin_db, vmax_db, window, stride, share)
     mean_r, variance_r = _window_moments(intensity_of(reconstruction, vmin_db=vmin_db, vmax_db=vmax_db), window, stride)
     return _median_enl(mean_r, variance_r, chosen) / _median_enl(mean, variance, chosen)
+
+
+def speckle_sigma_db(looks: Tensor) -> Tensor:
+    """Return the standard deviation in dB of speckle of L looks: (10 / ln 10) sqrt(psi1(L)), 5.57 dB at one look."""
+    return 10.0 / math.log(10.0) * torch.special.polygamma(1, looks).sqrt()
+
+
+def psnr_wall(original: Tensor, *, vmin_db: float, vmax_db: float) -> Tensor:
+    """Return the PSNR, float64 [B], that the scene without its speckle would have: -20 log10(sigma_dB / range).
+
+    sigma_dB is that of the original's own ENL, in the windows of `enl_ratio`. NaN where no window is usable.
+    """
+    looks = _median_enl(*_speckle_windows(original, vmin_db, vmax_db, WINDOW, STRIDE, SHARE))
+    return -20.0 * torch.log10(speckle_sigma_db(looks) / (vmax_db - vmin_db))
+
+
+def enl_ratio_pooled_db(reconstruction: Tensor, original: Tensor) -> Tensor:
+    """Return the plan's ENL ratio, float64 [B]: mean^2/variance of the normalised dB image, over one pooled mask.
+
+    The mask: pixels whose surroundings of 15 px have a coefficient of variation below 0.3 in the original. It is kept
+    so that the plan's table can be repeated; on dB, and over areas of unequal level, it says next to nothing of
+    speckle. NaN where no pixel is so calm.
+    """
+    x, y = (image.detach().double() for image in (reconstruction, original))
+    mean, square = (_surroundings(values) for values in (y, y.square()))
+    calm = (square - mean.square()).clamp_min(0.0).sqrt() < POOLED_MAX_CV * mean
+    looks = [_pooled_enl(image, calm) for image in (x, y)]
+    return looks[0] / looks[1]
+
+
+def _surroundings(values: Tensor) -> Tensor:
+    """Return the mean over the surroundings of each pixel, as far as they lie inside the image."""
+    return F.avg_pool2d(values, POOLED_WINDOW, 1, padding=POOLED_WINDOW // 2, count_include_pad=False)
+
+
+def _pooled_enl(image: Tensor, chosen: Tensor) -> Tensor:
+    count = chosen.sum(dim=(1, 2, 3))
+    mean = (image * chosen).sum(dim=(1, 2, 3)) / count
+    variance = ((image - mean[:, None, None, None]).square() * chosen).sum(dim=(1, 2, 3)) / count
+    return torch.where(variance > FLAT * mean.square(), mean.square() / variance, torch.nan)
+
+
+def epi_sobel_cosine(reconstruction: Tensor, original: Tensor) -> Tensor:
+    """Return the plan's edge index, float64 [B] in [0, 1]: the cosine between the Sobel magnitudes, not centred.
+
+    Magnitudes are never negative, so unrelated noises score pi/4. NaN where either has no edges (constant).
+    """
+    x, y = (_sobel_magnitude(image) for image in (reconstruction, original))
+    energy_x, energy_y = x.square().sum(dim=1), y.square().sum(dim=1)
+    floor = FLAT * x.shape[1]
+    cosine = (x * y).sum(dim=1) / (energy_x.sqrt() * energy_y.sqrt())
+    return torch.where((energy_x > floor) & (energy_y > floor), cosine, torch.nan)
+
+
+def _sobel_magnitude(image: Tensor) -> Tensor:
+    """Return the Sobel magnitude inside the image as [B, (H-2)(W-2)], float64."""
+    across = torch.tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]], dtype=torch.float64)
+    kernels = torch.stack([across, across.T])[:, None].to(image.device)
+    return F.conv2d(image.detach().double(), kernels).square().sum(dim=1).sqrt().flatten(1)
 
 
 def epi(reconstruction: Tensor, original: Tensor) -> Tensor:
@@ -95,6 +151,19 @@ def _laplacian(image: Tensor) -> Tensor:
     x = image.detach().double()
     centre = x[..., 1:-1, 1:-1]
     return (x[..., :-2, 1:-1] + x[..., 2:, 1:-1] + x[..., 1:-1, :-2] + x[..., 1:-1, 2:] - 4.0 * centre).flatten(1)
+
+
+def _speckle_windows(
+    original: Tensor, vmin_db: float, vmax_db: float, window: int, stride: int, share: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean, variance and choice of the windows of a normalised dB image that hold speckle alone."""
+    mean, variance = _window_moments(intensity_of(original, vmin_db=vmin_db, vmax_db=vmax_db), window, stride)
+    if not mean.shape[1]:
+        return mean, variance, torch.zeros_like(mean, dtype=torch.bool)
+    at_an_end = ((original <= 0.0) | (original >= 1.0)).double()
+    clipped = F.avg_pool2d(at_an_end, window, stride).flatten(1)
+    usable = (variance > FLAT * mean.square()) & (clipped <= MAX_CLIPPED)
+    return mean, variance, _most_homogeneous(mean, variance, usable, share)
 
 
 def _window_moments(x: Tensor, window: int, stride: int) -> tuple[Tensor, Tensor]:

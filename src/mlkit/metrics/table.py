@@ -7,5 +7,6 @@ from mlkit.metrics.map_entries import MAPS
 from mlkit.metrics.metric import Metric
 from mlkit.metrics.mosaic_entries import MOSAICS
 from mlkit.metrics.picture_entries import PICTURES
+from mlkit.metrics.sar_entries import RADAR
 
-METRICS: dict[str, Metric] = {metric.key: metric for metric in (*PICTURES, *LABELS, *MOSAICS, *MAPS)}
+METRICS: dict[str, Metric] = {metric.key: metric for metric in (*PICTURES, *RADAR, *LABELS, *MOSAICS, *MAPS)}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import laplace
+from scipy.special import polygamma
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 
@@ -118,8 +119,8 @@ def test_the_loss_is_that_of_a_real_network_and_its_gradient_lowers_it(net_of: N
 # ---- scores ---------------------------------------------------------------------------------------------------------
 
 
-def enl_ratio_by_numpy(made: np.ndarray, original: np.ndarray) -> float:
-    """Return the ENL ratio as documented: windows of 25 px every 12, the most homogeneous fifth of the original."""
+def enl_by_numpy(original: np.ndarray, *images: np.ndarray) -> list[float]:
+    """Return ENL as documented: windows of 25 px every 12, the most homogeneous fifth of the original."""
 
     def windows(values: np.ndarray) -> np.ndarray:
         return np.lib.stride_tricks.sliding_window_view(values, (25, 25))[::12, ::12].reshape(-1, 625)
@@ -132,13 +133,26 @@ def enl_ratio_by_numpy(made: np.ndarray, original: np.ndarray) -> float:
     usable = np.flatnonzero(clipped <= 0.02)
     calmest = usable[np.argsort(-looks(original)[usable])][: max(1, round(0.2 * len(usable)))]
     assert len(calmest) % 2 == 1  # its median is one of them
-    return float(np.median(looks(made)[calmest]) / np.median(looks(original)[calmest]))
+    return [float(np.median(looks(image)[calmest])) for image in images]
+
+
+def enl_ratio_by_numpy(made: np.ndarray, original: np.ndarray) -> float:
+    of_made, of_original = enl_by_numpy(original, made, original)
+    return of_made / of_original
+
+
+def wall_by_numpy(original: np.ndarray) -> float:
+    sigma_db = 10 / np.log(10) * np.sqrt(polygamma(1, enl_by_numpy(original, original)[0]))
+    return float(-20 * np.log10(sigma_db / (HIGH - LOW)))
 
 
 def test_each_score_is_that_of_an_independent_one_image_by_image(images: tuple[Tensor, Tensor]) -> None:
     original, made = images
     scores = task_with().metrics({"image": made}, batch_of(original))
-    assert scores.keys() == {"loss", "psnr", "rmse_db", "ssim", "enl_ratio", "epi"}
+    of_the_plan = {"enl_ratio_pooled_db", "epi_sobel_cosine"}  # tests/metrics has them
+    assert scores.keys() == {"loss", "psnr", "rmse_db", "ssim", "enl_ratio", "epi", "psnr_wall", "psnr_over_wall"} | (
+        of_the_plan
+    )
     for place in range(len(original)):
         x, y = (value[place, 0].double().numpy() for value in (made, original))
         mse, ssim = np.mean((x - y) ** 2), skimage_ssim(made[place], original[place])
@@ -150,8 +164,10 @@ def test_each_score_is_that_of_an_independent_one_image_by_image(images: tuple[T
             "ssim": ssim,
             "enl_ratio": enl_ratio_by_numpy(x, y),
             "epi": np.corrcoef(*high)[0, 1],
+            "psnr_wall": wall_by_numpy(y),
+            "psnr_over_wall": peak_signal_noise_ratio(y, x, data_range=1.0) - wall_by_numpy(y),
         }
-        found = {key: float(values[place]) for key, values in scores.items()}
+        found = {key: float(values[place]) for key, values in scores.items() if key not in of_the_plan}
         assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
     assert len({round(float(value), 3) for value in scores["psnr"]}) == 3  # images unlike enough to be mistaken
 
@@ -196,7 +212,7 @@ def test_panels_show_the_images_and_say_how_good_they_are(images: tuple[Tensor, 
         high = [laplace(image)[1:-1, 1:-1].ravel() for image in (x, y)]
         assert [panel.title for panel in panels] == ["Original", "Reconstructed", "|difference|"]
         assert [panel.note for panel in panels] == [
-            "-28.0 to 2.0 dB",
+            f"-28.0 to 2.0 dB   speckle wall {wall_by_numpy(y):.2f} dB",
             f"PSNR {-10 * np.log10(mse):.2f} dB   SSIM {skimage_ssim(made[index], original[index]):.3f}\n"
             f"ENL ratio {enl_ratio_by_numpy(x, y):.2f}   EPI {np.corrcoef(*high)[0, 1]:.3f}",
             f"RMSE {30 * np.sqrt(mse):.2f} dB",
@@ -217,10 +233,24 @@ def test_panels_show_the_images_and_say_how_good_they_are(images: tuple[Tensor, 
         assert brightness[largest].min() > brightness[least].max()
 
 
+def test_where_the_scene_is_known_without_speckle_it_is_scored_and_shown(images: tuple[Tensor, Tensor]) -> None:
+    original, made = images
+    truth = (original + 0.05).clamp(0, 1)
+    batch = {**batch_of(original), "truth": truth}
+    scores = task_with().metrics({"image": made}, batch)
+    panels = task_with().panels({"image": made}, batch, 1)
+    expected = peak_signal_noise_ratio(truth[1, 0].double().numpy(), made[1, 0].double().numpy(), data_range=1.0)
+    assert float(scores["psnr_truth"][1]) == pytest.approx(expected, abs=1e-4)
+    assert [panel.title for panel in panels] == ["Original", "Without speckle", "Reconstructed", "|difference|"]
+    assert [panel.role for panel in panels] == ["given", "given", "made", "detail"]
+    assert panels[2].note.splitlines()[2] == f"PSNR to truth {expected:.2f} dB"
+
+
 def test_an_image_without_a_homogeneous_window_says_so() -> None:
     image = unit(db_images(1, 16, 16))
     panels = task_with().panels({"image": image * 0.9}, batch_of(image), 0)
     assert "ENL ratio none   EPI " in panels[1].note
+    assert panels[0].note == "-28.0 to 2.0 dB"
 
 
 # ---- the user's own scenes ------------------------------------------------------------------------------------------

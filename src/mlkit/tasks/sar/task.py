@@ -86,16 +86,24 @@ class SarTask:
         x, y = outputs["image"], batch["image"]
         low, high = (float(value) for value in batch["db_range"][0])  # one dataset, one range
         psnr, ssim = image_metrics.psnr(x, y), image_metrics.ssim(x, y)
+        wall = sar_metrics.psnr_wall(y, vmin_db=low, vmax_db=high)
         weights = self.settings.loss
         mse = (x - y).square().mean(dim=(1, 2, 3))
-        return {
+        scores = {
             "loss": weights.mse_weight * mse + weights.ssim_weight * (1 - ssim).to(mse.dtype),
             "psnr": psnr,
             "rmse_db": sar_metrics.rmse_db(x, y, vmin_db=low, vmax_db=high),
             "ssim": ssim,
             "enl_ratio": sar_metrics.enl_ratio(x, y, vmin_db=low, vmax_db=high),
             "epi": sar_metrics.epi(x, y),
+            "psnr_wall": wall,
+            "psnr_over_wall": psnr - wall,
+            "enl_ratio_pooled_db": sar_metrics.enl_ratio_pooled_db(x, y),
+            "epi_sobel_cosine": sar_metrics.epi_sobel_cosine(x, y),
         }
+        if "truth" in batch:
+            scores["psnr_truth"] = image_metrics.psnr(x, batch["truth"])
+        return scores
 
     def panels(self, outputs: Mapping[str, Tensor], batch: Batch, index: int) -> Sequence[Panel]:
         low, high = batch["db_range"][index].tolist()
@@ -111,8 +119,14 @@ class SarTask:
         db = grayscale("backscatter (dB)", low, high)
         error = heat("|difference| (dB)", 0.0, _ERROR_SHARE * (high - low))
         difference = abs(made - original)
+        wall = f"   speckle wall {values['psnr_wall']:.2f} dB" if math.isfinite(values["psnr_wall"]) else ""
+        given = [Panel("Original", apply_scale(original, db), f"{low:.1f} to {high:.1f} dB{wall}", db, role="given")]
+        if "truth" in batch:
+            truth = batch["truth"][index, 0].cpu().numpy() * (high - low) + low
+            given.append(Panel("Without speckle", apply_scale(truth, db), "simulated", db, role="given"))
+            note += f"\nPSNR to truth {values['psnr_truth']:.2f} dB"
         return [
-            Panel("Original", apply_scale(original, db), f"{low:.1f} to {high:.1f} dB", db, role="given"),
+            *given,
             Panel("Reconstructed", apply_scale(made, db), note, db, role="made"),
             Panel("|difference|", apply_scale(difference, error), f"RMSE {values['rmse_db']:.2f} dB", error),
         ]
