@@ -74,7 +74,8 @@ def enl_ratio(
 
 def speckle_sigma_db(looks: Tensor) -> Tensor:
     """Return the standard deviation in dB of speckle of L looks: (10 / ln 10) sqrt(psi1(L)), 5.57 dB at one look."""
-    return 10.0 / math.log(10.0) * torch.special.polygamma(1, looks).sqrt()
+    trigamma: Tensor = torch.special.polygamma(1, looks)
+    return 10.0 / math.log(10.0) * trigamma.sqrt()
 
 
 def psnr_wall(original: Tensor, *, vmin_db: float, vmax_db: float) -> Tensor:

@@ -130,6 +130,11 @@ def infer(
         int | None,
         typer.Option(min=0, help="Shared pixels of neighbouring tiles.  \\[default: what leaves no seam]"),
     ] = None,
+    speckle: Annotated[
+        Literal["none", "resample"],
+        typer.Option(help="none: as the model made it, smoother than the scene; resample: new speckle of its looks."),
+    ] = "none",
+    seed: Annotated[int, typer.Option(min=0, help="Of the resampled speckle.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
 ) -> None:
@@ -138,6 +143,8 @@ def infer(
     Examples:
 
         mlkit infer sar scene.tif --checkpoint runs/residual_v1_c16 --out results
+
+        mlkit infer sar scene.tif --checkpoint residual_v1_c16 --speckle resample --out results
     """
     from mlkit.commands.opened import open_model, pick_device
     from mlkit.errors import MlkitError, listing
@@ -180,6 +187,8 @@ def infer(
                     tile=tile,
                     overlap=overlap,
                     device=picked,
+                    speckle=speckle,
+                    seed=seed,
                     overwrite=overwrite,
                     progress=counting,
                 )
@@ -196,6 +205,7 @@ def infer(
                 f"{tiles}), PSNR {result.psnr_db:.2f} dB, RMSE {result.rmse_db:.2f} dB, {result.share_clipped:.1%} "
                 f"outside the model's dB range, {result.masked:,} masked; {result.why}"
             )
+            typer.echo(f"speckle: {result.speckle}")
             typer.echo(f"picture: {result.picture}")
     if errors:
         if is_new:

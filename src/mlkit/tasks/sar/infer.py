@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tifffile
@@ -20,6 +20,7 @@ from mlkit.imaging.tiling import tiled_rows
 from mlkit.tasks.sar.formats import GEO_TAGS
 from mlkit.tasks.sar.model import Autoencoder
 from mlkit.tasks.sar.readers import OpenScene, open_scenes
+from mlkit.tasks.sar.resample import Looks, measure_looks, put_speckle_back
 from mlkit.tasks.sar.settings import Kind
 from mlkit.tasks.sar.source import to_unit
 from mlkit.tasks.sar.summary import Summary
@@ -30,6 +31,7 @@ RESULT_SUFFIXES = ("_reconstructed", "_compare")
 _NODATA_TAG = 42113
 
 Progress = Callable[[str, int, int], None]
+Speckle = Literal["none", "resample"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class SceneResult:
     share_clipped: float  # of the measured pixels outside the model's dB range
     masked: int
     why: str  # how the kind of values was found
+    speckle: str  # what the result holds of it, in words
+    enl_ratio: float  # of the result over the scene; NaN where no window is homogeneous
 
 
 def default_overlap(net: Autoencoder) -> int:
@@ -79,6 +83,8 @@ def infer_scenes(
     tile: int | None = None,
     overlap: int | None = None,
     device: torch.device | None = None,
+    speckle: Speckle = "none",
+    seed: int = 0,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[SceneResult]:
@@ -93,6 +99,9 @@ def infer_scenes(
         tile: side of the tiles in px, as in `tile_plan`; halved when memory is short.
         overlap: px that tiles share; None takes what the receptive field asks for.
         device: where `net` is.
+        speckle: none leaves what the model made, which is smoother than the scene; resample puts new speckle in place
+            of what it lost, so that the number of looks is the scene's.
+        seed: of that speckle.
         overwrite: replace results that exist.
         progress: told (text, done rows, all rows).
 
@@ -112,7 +121,9 @@ def infer_scenes(
     for scene, (target, picture) in zip(scenes, targets, strict=True):
         while True:
             try:
-                results.append(_one(net, preprocessing, scene, target, picture, side, shared, device, progress))
+                results.append(
+                    _one(net, preprocessing, scene, target, picture, side, shared, device, speckle, seed, progress)
+                )
                 break
             except (RuntimeError, MemoryError) as error:  # torch's own error is a RuntimeError
                 if not _is_out_of_memory(error):
@@ -159,6 +170,8 @@ def _one(
     side: int,
     overlap: int,
     device: torch.device | None,
+    speckle: Speckle,
+    seed: int,
     progress: Progress | None,
 ) -> SceneResult:
     started_s = perf_counter()
@@ -192,9 +205,13 @@ def _one(
             yield from made
 
     with atomic_file(target) as partial:
-        _write_tiff(partial, bands(), (height, width), scene)
+        about = f"speckle resampled, seed {seed}" if speckle == "resample" else "no speckle put back"
+        _write_tiff(partial, bands(), (height, width), scene, f"backscatter in dB, reconstructed, {about}")
         if not seen.num_valid:  # before the result takes its place: an older one stays
             raise DataError(f"{scene.path} ({scene.name}) has no valid pixel, read as {scene.kind}")
+        told, looks = _with_speckle(partial, scene, speckle, seed, db_min, db_max)
+        if speckle == "resample":
+            seen = _seen_again(partial, scene, db_min, db_max)
     seen.draw(picture, scene.name)
     return SceneResult(
         path=target,
@@ -208,10 +225,56 @@ def _one(
         share_clipped=seen.num_clipped / seen.num_valid,
         masked=height * width - seen.num_valid,
         why=scene.why,
+        speckle=told,
+        enl_ratio=looks.ratio,
     )
 
 
-def _write_tiff(path: Path, rows: Iterator[NDArray[np.float32]], shape: tuple[int, int], scene: OpenScene) -> None:
+def _with_speckle(
+    path: Path, scene: OpenScene, speckle: Speckle, seed: int, db_min: float, db_max: float
+) -> tuple[str, Looks]:
+    """Measure the looks of a written reconstruction, put speckle back where asked for, and tell what was done."""
+    made = tifffile.memmap(path, mode="r+" if speckle == "resample" else "r")
+    width = scene.shape[1]
+
+    def original(top: int, bottom: int) -> NDArray[np.float32]:
+        return scene.window(top, 0, bottom - top, width)[0]
+
+    def result(top: int, bottom: int) -> NDArray[np.float32]:
+        return np.asarray(made[top:bottom])
+
+    before = measure_looks(original, result, scene.shape, db_min, db_max)
+    known = math.isfinite(before.original) and math.isfinite(before.made)
+    if speckle == "none":
+        return "none put back" + (f", ENL ratio {before.ratio:.2f}" if known else ""), before
+    if not math.isfinite(before.original):
+        raise DataError(
+            f"{scene.path} ({scene.name}): no window of 25 px is homogeneous enough to measure its speckle; "
+            f"use --speckle none"
+        )
+    if math.isinf(before.missing):
+        return f"none missing, so none put back, ENL ratio {before.ratio:.2f}", before
+    put_speckle_back(made, scene.name, before, seed)
+    made.flush()
+    after = measure_looks(original, result, scene.shape, db_min, db_max)
+    was = f"{before.ratio:.2f}" if known else "unbounded"
+    told = f"resampled to {before.original:.1f} looks, seed {seed}, ENL ratio {after.ratio:.2f} ({was} before)"
+    return told, after
+
+
+def _seen_again(path: Path, scene: OpenScene, db_min: float, db_max: float) -> Summary:
+    """Return the summary of a result after speckle was put back."""
+    seen = Summary(scene.shape, db_min, db_max)
+    made = tifffile.memmap(path, mode="r")
+    for top in range(0, scene.shape[0], 256):
+        rows = np.array(made[top : top + 256])
+        seen.add(top, scene.window(top, 0, len(rows), scene.shape[1])[0], rows)
+    return seen
+
+
+def _write_tiff(
+    path: Path, rows: Iterator[NDArray[np.float32]], shape: tuple[int, int], scene: OpenScene, description: str
+) -> None:
     """Write float32 dB from rows, one after the other, with the scene's georeferencing."""
     tags = [tag for tag in scene.geotags or () if tag[0] in GEO_TAGS and tag[0] != _NODATA_TAG]
     nodata = (_NODATA_TAG, 2, 0, "nan", True)
@@ -225,7 +288,7 @@ def _write_tiff(path: Path, rows: Iterator[NDArray[np.float32]], shape: tuple[in
         rowsperstrip=1,
         photometric="minisblack",
         metadata=None,
-        description="backscatter in dB, reconstructed",
+        description=description,
         software="mlkit",
         extratags=[*((*tag, True) for tag in tags), nodata],
     )

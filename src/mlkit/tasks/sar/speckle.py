@@ -63,7 +63,7 @@ def speckle(
             field = ndimage.gaussian_filter(field, psf_sigma_px, mode="wrap")
         total += field**2
     mean = total / (2 * whole * _energy(shape, psf_sigma_px))
-    return mean if whole == looks else _regamma(mean, whole, looks)
+    return mean if whole == looks else regamma(mean, whole, looks)
 
 
 def _energy(shape: tuple[int, int], sigma_px: float) -> float:
@@ -80,7 +80,7 @@ def _energy(shape: tuple[int, int], sigma_px: float) -> float:
     return energy
 
 
-def _regamma(values: NDArray[np.float64], looks: float, wanted: float) -> NDArray[np.float64]:
+def regamma(values: NDArray[np.float64], looks: float, wanted: float) -> NDArray[np.float64]:
     """Return unit-mean Gamma values of `looks` looks carried to `wanted` looks, rank by rank.
 
     The monotone map is tabulated on 4,096 points of the logarithm; between them it is linear to about 1e-5.
