@@ -171,7 +171,9 @@ def show_scores(rows: Sequence[Row]) -> None:
         lines = []
         for way in dict.fromkeys(row.way for row in rows):
             means = [np.nanmean(np.where(np.isfinite(v := column(rows, way, of, key)), v, np.nan)) for key in KEYS]
-            lines.append([way, *(f"{mean:.{digits}f}" for mean, digits in zip(means, (2, 2, 2, 3, 2, 4, 3), strict=True))])
+            lines.append(
+                [way, *(f"{mean:.{digits}f}" for mean, digits in zip(means, (2, 2, 2, 3, 2, 4, 3), strict=True))]
+            )
         print()
         show((of, *HEADS), lines)
 
