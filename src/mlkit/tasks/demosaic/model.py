@@ -36,7 +36,8 @@ class Block(nn.Module):
         self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(functional.leaky_relu(self.first(x), _SLOPE, inplace=True))  # type: ignore[no-any-return]
+        made: Tensor = self.second(functional.leaky_relu(self.first(x), _SLOPE, inplace=True))
+        return made.add_(x)
 
 
 class XTransNet(nn.Module):
@@ -91,7 +92,7 @@ class XTransNet(nn.Module):
             rgb = functional.conv2d(cells, self.interpolating)
             detail = None if interpolate_only else functional.conv2d(cells, self.detail)
         if detail is not None:
-            rgb = rgb + self.residual(detail.contiguous(memory_format=torch.channels_last)).float()
+            rgb = rgb + self.residual(detail).float()
         return _at_sites(rgb, _kinds(phase, rgb.shape[-2], rgb.shape[-1]), offset, height, width)
 
     def residual(self, detail: Tensor) -> Tensor:
@@ -111,7 +112,11 @@ class XTransNet(nn.Module):
         columns = _mirrored(width).to(mosaic.device)[offset[:, 1]]
         image = torch.arange(len(mosaic), device=mosaic.device)[:, None, None]
         whole = mosaic[:, 0].float()[image, rows[:, :, None], columns[:, None, :]]
-        return functional.pixel_unshuffle(whole[:, None], CELL), offset
+        # What pixel_unshuffle gives, but with the channels of a cell side by side in memory.
+        count, rows_px, columns_px = whole.shape
+        apart = whole.view(count, rows_px // CELL, CELL, columns_px // CELL, CELL)
+        cells = apart.transpose(2, 3).flatten(3)
+        return cells.permute(0, 3, 1, 2), offset
 
 
 def _on_cells(kernels: np.ndarray) -> Tensor:
@@ -150,15 +155,16 @@ def _kinds(phase: Tensor, height: int, width: int) -> Tensor:
 
 def _at_sites(own: Tensor, is_red: Tensor, offset: Tensor, height: int, width: int) -> Tensor:
     """Return [B, 3, H, W] from estimates [B, 27, h, w] of G, X, Y at the nine sites of each cell."""
-    batch, _, rows, columns = own.shape
-    g, x, y = own.view(batch, CELL**2, 3, rows, columns).unbind(dim=2)
-    red = is_red[:, None]
-    rgb = torch.stack([torch.where(red, x, y), g, torch.where(red, y, x)], dim=1)
-    whole = functional.pixel_shuffle(rgb.flatten(0, 1), CELL).view(batch, 3, CELL * rows, CELL * columns)
+    apart = own.permute(0, 2, 3, 1)
+    by_site = apart.reshape(*apart.shape[:3], CELL, CELL, 3)  # [B, h, w, row, column, color]
+    g, x, y = by_site.unbind(dim=-1)
+    red = is_red[..., None, None]
+    rgb = torch.stack([torch.where(red, x, y), g, torch.where(red, y, x)], dim=-1)
+    whole = rgb.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # [B, 3 h, 3 w, 3]
     if (offset == offset[0]).all():
         top, left = offset[0].tolist()
-        return whole[..., top : top + height, left : left + width].contiguous()
-    image = torch.arange(batch, device=own.device)[:, None, None]
+        return whole[:, top : top + height, left : left + width].permute(0, 3, 1, 2)
+    image = torch.arange(len(own), device=own.device)[:, None, None]
     down = offset[:, 0, None] + torch.arange(height, device=own.device)
     right = offset[:, 1, None] + torch.arange(width, device=own.device)
-    return whole.permute(0, 2, 3, 1)[image, down[:, :, None], right[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    return whole[image, down[:, :, None], right[:, None, :]].permute(0, 3, 1, 2)
