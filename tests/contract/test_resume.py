@@ -39,7 +39,7 @@ def test_killed_at_random_and_resumed_gives_the_same_bits(
     base = STEPS | what
     assert run(Job(task, datasets[task], base | {"checkpoint.grid": False, "train.workers": 0}), tmp_path / "one")
     rows = (tmp_path / "one" / "metrics.jsonl").read_text().count("\n")
-    kills = 2 if task == "sr" else 10  # an update of it takes long
+    kills = {"toy": 10, "sr": 2}.get(task, 4)  # most for the quickest; an update of sr takes long
     hits = resumed = 0
     for workers, grid in ((0, True), (1, False), (2, True)):
         job = Job(task, datasets[task], base | {"checkpoint.grid": grid, "train.workers": workers})
