@@ -36,6 +36,11 @@ RATIOS = {
         r"true profile +0\.00 +0\.00",
         r"mlkit over OpenCV, float: [\d.]+ x",
     ),
+    "bvae": (
+        r"nearest training grid +0\.\d+ \(0\.\d+ to 0\.\d+\)",
+        r"ratio of errors, over PCA of 4x4 cells: [\d.]+ x",
+        r"active latent dimensions, smallest share of a run: [\d.]+",
+    ),
     "demo": (r"the demo, after the installation: [\d.]+ min",),
 }
 WITH_DATA = ("step", "precision", "crops", "checkpoint_cost")
