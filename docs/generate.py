@@ -51,7 +51,9 @@ def pages() -> dict[Path, str]:
     blocks = {"sr presets": presets_block("sr"), "sr results": sr_results_block(), "sr memory": sr_memory_block()}
     made[sr] = filled(sr, blocks)
     bvae = DOCS / "tasks" / "bvae.md"
-    made[bvae] = filled(bvae, {"bvae presets": presets_block("bvae")})
+    made[bvae] = filled(bvae, {"bvae presets": presets_block("bvae"), "bvae results": bvae_results_block()})
+    options = DOCS / "experiments" / "bvae" / "README.md"
+    made[options] = filled(options, bvae_options())
     demosaic = DOCS / "tasks" / "demosaic.md"
     blocks = {"demosaic presets": presets_block("demosaic"), "demosaic results": demosaic_results_block()}
     made[demosaic] = filled(demosaic, blocks)
@@ -606,6 +608,100 @@ def demosaic_questions() -> dict[str, str]:
 def _lattices(scores: Sequence[Mapping[str, float]]) -> tuple[str]:
     """Return the lattice in a smooth picture at each checkpoint, 1/255."""
     return (", ".join(f"{one['flat_lattice']:.3f}" for one in scores),)
+
+
+BVAE_SCORES = {
+    "accuracy": "accuracy",
+    "gain": "over the majority share",
+    "objects": "non-background",
+    "exact": "exact grids",
+}
+
+
+def bvae_results_block() -> str:
+    """Return the scores of each way from bvae.csv, with intervals over tasks, and what bench/bvae.py judged."""
+    path = ROOT / "bench" / "results" / "bvae.csv"
+    if not path.is_file():
+        return "Not measured yet."
+    with path.open(encoding="utf-8", newline="") as handle:
+        scores = list(csv.DictReader(handle))
+    cells: dict[str, list[str]] = {}
+    for row in scores:
+        mean, low, high = (f"{float(row[key]):.3f}" for key in ("mean", "low", "high"))
+        cells.setdefault(row["way"], []).append(mean if low == high else f"{mean} [{low}, {high}]")
+    lines = table(("held-out ARC-1 grids", *BVAE_SCORES.values()), [(way, *found) for way, found in cells.items()])
+    return "\n".join([*lines, "", *_figures(json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))])
+
+
+BVAE_COLUMNS = {
+    "accuracy": "accuracy",
+    "majority_share": "majority share",
+    "balanced_accuracy": "balanced accuracy",
+    "object_accuracy": "non-background",
+    "exact_match": "exact grids",
+    "kl_per_dim": "KL, nat a dimension",
+    "kl_min_dim": "smallest",
+    "active_share": "active",
+}
+
+
+def bvae_options() -> dict[str, str]:
+    """Return the tables of the loss options from results.json of docs/experiments/bvae/run.py."""
+    path = DOCS / "experiments" / "bvae" / "results.json"
+    names = ("source", *(f"{of} {what}" for of in ("arc1", "synthetic") for what in ("scores", "criteria", "recalls")))
+    if not path.is_file():
+        return {f"bvae {name}": "Not measured yet." for name in names}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    source = f"`{found['command']}`, commit `{found['commit']}`, {found['date']}, {found['machine']}."
+    blocks = {"source": f"Measured: {source}"}
+    for of in ("arc1", "synthetic"):
+        rows = found[of]["rows"]
+        scores, criteria = [], []
+        for row in rows:
+            shown = (_over_seeds(key, row["values"][key]) for key in BVAE_COLUMNS)
+            fluctuation = MISSING if row["fluctuation"] is None else f"{row['fluctuation']:.2g}"
+            scores.append((f"`{row['preset']}`", *shown, fluctuation))
+            words = {True: "pass", False: "fail", None: "not judged"}
+            criteria.append(
+                (f"`{row['preset']}`", *(f"{words[one['passed']]} ({_short(one['value'])})" for one in row["criteria"]))
+            )
+        options = [row for row in rows if row["preset"].startswith("option")]
+        heads = [one["sentence"] for one in options[0]["criteria"]]
+        classes = [f"recall_{index}" for index in range(10)]
+        recalls = [
+            (f"`{row['preset']}`", *(format_value(key, row["means"].get(key)) for key in classes)) for row in rows
+        ]
+        blocks[f"{of} scores"] = "\n".join(
+            [
+                *table(("preset", *BVAE_COLUMNS.values(), "largest fluctuation"), scores),
+                "",
+                f"{found[of]['num_images']:,} held-out grids; of each preset {_seeds_words(rows)}: the mean, and the "
+                "smallest and largest run in brackets.",
+            ]
+        )
+        blocks[f"{of} criteria"] = "\n".join(table(("preset", *heads), criteria[: len(options)]))
+        blocks[f"{of} recalls"] = "\n".join(table(("preset", *(f"class {index}" for index in range(10))), recalls))
+    return {f"bvae {name}": blocks[name] for name in names}
+
+
+def _over_seeds(key: str, values: Sequence[float | None]) -> str:
+    """Return mean and range of the runs of a group."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return MISSING
+    texts = [_short(value) for value in (sum(known) / len(known), min(known), max(known))]
+    return texts[0] if texts[1] == texts[2] else f"{texts[0]} [{texts[1]}, {texts[2]}]"
+
+
+def _short(value: float | None) -> str:
+    if value is None:
+        return MISSING
+    return f"{value:.3f}" if abs(value) >= 0.0095 or value == 0 else f"{value:.1e}"
+
+
+def _seeds_words(rows: Sequence[Mapping[str, Any]]) -> str:
+    counts = sorted({len(row["steps"]) for row in rows})
+    return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
 
 
 def _gain(better: Mapping[str, Any]) -> str:
