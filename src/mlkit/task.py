@@ -31,6 +31,7 @@ __all__ = [
     "Loss",
     "Panel",
     "SavesOwnFiles",
+    "SaysNext",
     "SetTally",
     "Source",
     "Tallies",
@@ -69,6 +70,15 @@ class BuildsBare(Protocol):
 
     def build_bare_model(self) -> nn.Module:
         """Return `build_model()` without reading that file: the same parameters and buffers, of any value."""
+        ...
+
+
+@runtime_checkable
+class SaysNext(Protocol):
+    """A task of several stages, of which some make what another stage begins with."""
+
+    def next_command(self, run: Path) -> str:
+        """Return what to do with a run that has ended: a command that takes `run`, or an empty string for `infer`."""
         ...
 
 

@@ -24,7 +24,7 @@ from mlkit.files import locked, remove_partials
 from mlkit.presets import to_toml
 from mlkit.runs.folders import read_run_json, set_status
 from mlkit.settings import Places, RunSettings
-from mlkit.task import Task
+from mlkit.task import SaysNext, Task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -272,5 +272,7 @@ def print_closing(folder: Path, task: Task, outcome: Outcome) -> None:
         lines["best"] = f"{metric_text(task.primary_metric, outcome.state.best)} at step {outcome.state.best_step}"
     if grid.exists():
         lines["picture"] = str(grid)
-    lines["next"] = f"mlkit eval grid {folder}   or   mlkit infer {task.settings.task} FILE --checkpoint {folder}"
+    use = task.next_command(folder) if isinstance(task, SaysNext) else ""
+    use = use or f"mlkit infer {task.settings.task} FILE --checkpoint {folder}"
+    lines["next"] = f"mlkit eval grid {folder}   or   {use}"
     print_card("done", lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -436,3 +437,16 @@ def test_pictures_and_checkpoint_cadence_change_no_weight_of_an_adapter(
     assert list((tmp_path / "drawn" / "ckpt-4").glob("*.png"))
     weights = [tmp_path / name / "ckpt-4" / "adapter_model.safetensors" for name in ("plain", "drawn")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("vae", ["train", "--preset", "sr_flow_tiny", "--set", 'model.vae="runs/mine"']),
+        ("flow", ["dataset", "build", "sr", "--source", "PHOTOS", "--base", "runs/mine"]),
+        ("lora", []),
+    ],
+)
+def test_the_next_command_of_a_stage_is_that_of_the_stage_after_it(kind: str, words: list[str]) -> None:
+    command = task_with({"kind": kind}).next_command(Path("runs/mine"))
+    assert shlex.split(command)[1:] == words

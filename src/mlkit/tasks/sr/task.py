@@ -58,6 +58,14 @@ class SrTask:
 
         return build_dataset([source] if source else None, out, build=SrBuild(), skip_broken=False).manifest
 
+    def next_command(self, run: Path) -> str:
+        """Return how the next stage begins with a run: an autoencoder goes into a base, a base into pairs."""
+        if isinstance(self.settings.model, VaeModel):
+            return f"mlkit train --preset sr_flow_tiny --set 'model.vae=\"{run}\"'"
+        if isinstance(self.settings.model, FlowModel):
+            return f"mlkit dataset build sr --source PHOTOS --base {run}"
+        return ""
+
     def build_model(self) -> nn.Module:
         from mlkit.tasks.sr.model import FlowNet, LoraNet, VaeNet
 
