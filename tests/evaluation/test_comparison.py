@@ -113,6 +113,10 @@ def test_missing_scores_are_left_out_in_pairs_and_noted(make_run: MakeRun) -> No
     found = compared(first, other)
     assert found.rows[1].differences["psnr"].improvement.num_dropped == 1
     assert "b: 1 of 24 images have no finite psnr; those pairs are left out" in found.notes
+    content["scores"]["enl_ratio"][:2] = [None, None]
+    rewrite(other, content)
+    told = "b: 1 of 24 images have no finite psnr, 2 no enl_ratio; those pairs are left out"
+    assert told in compared(first, other).notes
 
 
 def test_criteria_are_those_of_each_runs_own_preset(make_run: MakeRun) -> None:

@@ -278,12 +278,13 @@ def _notes(rows: Sequence[Row], entries: Sequence[_Entry], ids: Sequence[str], r
             notes.append(
                 f"{scores.name}: {listing(other)} not compared, since not every run has it or METRICS lacks it"
             )
-        missing = {key: int(np.count_nonzero(~np.isfinite(scores.on(ids, key)))) for key in ranked}
-        notes += [
-            f"{scores.name}: {count} of {len(ids)} images have no finite {key}; those pairs are left out"
-            for key, count in missing.items()
-            if count
-        ]
+        counts = {key: int(np.count_nonzero(~np.isfinite(scores.on(ids, key)))) for key in ranked}
+        if missing := [(key, count) for key, count in counts.items() if count]:
+            (key, count), *others = missing
+            rest = "".join(f", {count} no {key}" for key, count in others)
+            notes.append(
+                f"{scores.name}: {count} of {len(ids)} images have no finite {key}{rest}; those pairs are left out"
+            )
     if len(ids) < fewest_pairs():
         notes.append(f"{len(ids)} images are too few: no difference can be shown with less than {fewest_pairs()}")
     for row in rows[1:]:
