@@ -208,7 +208,8 @@ def main() -> int:
     )
     figures = judged(rows, intervals, [run.facts for run in runs])
     if options.picture:
-        draw(options.picture, held, {OURS: runs[0].made, **{name: alike[name] for name in (PCA_DRAWN, NEAREST)}})
+        own = {OURS: runs[0].made, DRAWN: runs[0].drawn}
+        draw(options.picture, held, own | {name: alike[name] for name in (PCA_DRAWN, NEAREST)})
     if options.json:
         write_scores(options.json.with_suffix(".csv"), intervals)
     return finish(figures, options)

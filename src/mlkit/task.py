@@ -121,7 +121,7 @@ class WarnsLater(Protocol):
 class GridFiles:
     """Pictures beside each checkpoint with training samples beside validation samples."""
 
-    train_images: int  # evenly spaced over the training part, always the same
+    train_images: int  # at most, and no more than checkpoint.grid_images; evenly spaced, always the same
     by_epoch: str  # file name; {epoch} becomes the number of whole passes over the data
     best: str  # file name beside a checkpoint that was the best when it was made
 

@@ -142,8 +142,9 @@ def test_scales_are_equal_by_label_and_range() -> None:
 
 def test_write_png_is_exact_and_a_bad_place_is_named(tmp_path: Path) -> None:
     grid = comparison_grid([[Panel("a", np.random.default_rng(0).random((64, 64, 3)).astype(np.float32))]])
-    write_png(tmp_path / "grids" / "grid.png", grid)
+    write_png(tmp_path / "grids" / "grid.png", grid, tmp_path / "beside.png")
     assert np.array_equal(np.asarray(Image.open(tmp_path / "grids" / "grid.png")), grid)
+    assert (tmp_path / "beside.png").read_bytes() == (tmp_path / "grids" / "grid.png").read_bytes()
     assert [path.name for path in (tmp_path / "grids").iterdir()] == ["grid.png"]
     (tmp_path / "taken.png").mkdir()
     with pytest.raises(DataError, match=r"cannot write .*taken\.png"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -137,8 +138,8 @@ def image_to_u8(image_hwc: Floats) -> NDArray[np.uint8]:
     return image_u8
 
 
-def write_png(path: Path, image_u8_hwc: NDArray[np.uint8]) -> None:
-    """Write uint8 [H, W, 3] or [H, W] as PNG, atomically.
+def write_png(path: Path, image_u8_hwc: NDArray[np.uint8], *copies: Path) -> None:
+    """Write uint8 [H, W, 3] or [H, W] as PNG, atomically, and at the places of `copies` too: encoding takes longest.
 
     Raises:
         DataError: when the place cannot be written.
@@ -148,5 +149,8 @@ def write_png(path: Path, image_u8_hwc: NDArray[np.uint8]) -> None:
     from mlkit.files import atomic_file
 
     assert image_u8_hwc.dtype == np.uint8, f"write_png takes uint8, not {image_u8_hwc.dtype}"
-    with atomic_file(path) as partial:
-        Image.fromarray(np.ascontiguousarray(image_u8_hwc)).save(partial, format="PNG")
+    encoded = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image_u8_hwc)).save(encoded, format="PNG")
+    for place in (path, *copies):
+        with atomic_file(place) as partial:
+            partial.write_bytes(encoded.getbuffer())

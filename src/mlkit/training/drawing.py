@@ -61,8 +61,7 @@ def _draw_grid(run: Run, saved: Checkpoint, scored: Evaluation | None, trackers:
         source, indices = _grid_source(run)
         scored = _drawn(run, source, indices)
     picture = grid_picture(scored, indices, f"{run.name}  step {saved.step}{_label(run)}")
-    write_png(saved.folder / "grid.png", picture)
-    write_png(run.folder / "grids" / f"grid_{saved.step:08d}.png", picture)
+    write_png(saved.folder / "grid.png", picture, run.folder / "grids" / f"grid_{saved.step:08d}.png")
     if trackers is not None:
         trackers.log_image("grid", picture, saved.step)
 
@@ -72,15 +71,17 @@ def _draw_files(run: Run, state: TrainState, saved: Checkpoint, scored: Evaluati
     if not isinstance(run.task, DrawsTraining):
         return
     source = run.task.plain_train_source(run.data)
-    train = spread_indices(len(source), run.task.grid_files.train_images)
+    shown = min(run.task.grid_files.train_images, run.task.settings.checkpoint.grid_images)
+    train = spread_indices(len(source), shown)
     held = grid_indices(run)
     if scored is None or not set(held) <= scored.panels.keys():
         scored = _drawn(run, run.eval_source, held)
     heading = f"{run.name}  step {saved.step}, epoch {_epoch(run, state)}{_label(run)}"
     parts = (f"{heading}: training", _drawn(run, source, train), train), ("validation", scored, held)
     picture = beside([grid_picture(shown, indices, heading) for heading, shown, indices in parts])
-    for path in _files(run, state, saved):
-        write_png(path, picture)
+    first, *others = _files(run, state, saved)
+    write_png(first, picture, *others)
+    for path in (first, *others):
         run.progress.say(f"[VISUALIZATION] Saved: {path}")
 
 
