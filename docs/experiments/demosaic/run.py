@@ -267,10 +267,12 @@ def write_camera_files(lab: Lab, folder: Path) -> None:
     from mlkit.imaging.images import list_images
     from mlkit.imaging.light import srgb_to_linear
     from mlkit.tasks.demosaic.dng import write_cfa_dng
+    from mlkit.tasks.demosaic.raw import SMALLEST_PX
     from mlkit.tasks.demosaic.xtrans import colors, mosaic
 
     folder.mkdir(parents=True)
-    for number, path in enumerate(list_images(lab.photos)[: 3 if lab.smoke else 8]):
+    large = [path for path in list_images(lab.photos) if min(Image.open(path).size) >= 2 * SMALLEST_PX]
+    for number, path in enumerate(large[: 3 if lab.smoke else 8]):
         picture = Image.open(path).convert("RGB").reduce(2)
         levels = np.asarray(picture)[:DNG_SIDE, :DNG_SIDE].astype(np.float32) / 255
         phase = (number % 3, number % 6)
