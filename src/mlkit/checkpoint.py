@@ -350,6 +350,27 @@ def prune(
 ) -> list[Path]:
     """Remove the checkpoints that no rule keeps; call it only after the newest one verified.
 
+    Returns:
+        what was removed; the arguments are those of `prunable`.
+    """
+    doomed = prunable(
+        run_dir, keep_last=keep_last, keep_best=keep_best, keep_every=keep_every, score=score, protect=protect
+    )
+    remove_checkpoints(doomed)
+    return doomed
+
+
+def prunable(
+    run_dir: Path,
+    *,
+    keep_last: int,
+    keep_best: int,
+    keep_every: int | None,
+    score: Callable[[Path], float | None],
+    protect: Sequence[Path] = (),
+) -> list[Path]:
+    """Return the checkpoints that no rule keeps.
+
     Args:
         run_dir: the run.
         keep_last: newest to keep.
@@ -357,9 +378,6 @@ def prune(
         keep_every: keep steps that are multiples of this.
         score: a checkpoint's figure, higher is better; None when it has none.
         protect: checkpoints that stay in any case.
-
-    Returns:
-        what was removed.
     """
     folders = checkpoint_folders(run_dir)
     kept = set(folders[-keep_last:]) | set(protect)
@@ -367,10 +385,13 @@ def prune(
     kept |= {path for _, _, path in sorted(scored, reverse=True)[:keep_best]}
     if keep_every is not None:
         kept |= {path for path in folders if (step_of(path) or 0) % keep_every == 0}
-    removed = [path for path in folders if path not in kept]
-    for path in removed:
+    return [path for path in folders if path not in kept]
+
+
+def remove_checkpoints(folders: Sequence[Path]) -> None:
+    """Remove checkpoints so that a kill on the way leaves nothing that looks like one."""
+    for path in folders:
         # Rename first: a half-removed folder must not look like a checkpoint.
         doomed = path.with_name(f".partial-pruned-{path.name}")
         path.replace(doomed)
         shutil.rmtree(doomed)
-    return removed

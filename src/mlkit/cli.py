@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from mlkit import __version__
-from mlkit.commands import compare, doctor, eval, presets, resume, train
+from mlkit.commands import compare, doctor, eval, presets, resume, runs, train
 from mlkit.tasks import TASKS, available_tasks, task_module
 
 UsageError: Any = typer.BadParameter.__base__  # Typer's own, or Click's where Typer builds on that
@@ -47,7 +47,7 @@ def _not_here(name: str) -> Any:
     return absent
 
 
-_VERBS = ("dataset", "presets", "train", "resume", "eval", "infer", "compare", "doctor")
+_VERBS = ("dataset", "presets", "train", "resume", "runs", "eval", "infer", "compare", "doctor")
 
 
 class _InOrderOfUse(TyperGroup):
@@ -100,6 +100,15 @@ _presets.command("check", no_args_is_help=True)(presets.check)
 app.add_typer(_presets, name="presets", rich_help_panel="Training")
 app.command(rich_help_panel="Training", no_args_is_help=True)(train.train)
 app.command(rich_help_panel="Training", no_args_is_help=True)(resume.resume)
+_runs = typer.Typer(no_args_is_help=True, help="The runs there are: find, look, mark, compare settings, check, prune.")
+_runs.command("list")(runs.list_)
+_runs.command("show", no_args_is_help=True)(runs.show)
+_runs.command("mark", no_args_is_help=True)(runs.mark)
+_runs.command("diff", no_args_is_help=True)(runs.diff)
+_runs.command("board")(runs.board)
+_runs.command("verify")(runs.verify)
+_runs.command("prune")(runs.prune)
+app.add_typer(_runs, name="runs", rich_help_panel="Results")
 _eval = typer.Typer(no_args_is_help=True, help="Scores and pictures of checkpoints.")
 _eval.command("grid", no_args_is_help=True)(eval.grid)
 app.add_typer(_eval, name="eval", rich_help_panel="Results")

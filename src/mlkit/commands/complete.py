@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mlkit.runs.folders import STATUSES
 from mlkit.tasks import TASKS
 
 
@@ -14,6 +15,11 @@ def presets(incomplete: str) -> list[str]:
     folders = (package / "presets", package.parent.parent / "presets")
     names = {path.stem for folder in folders for path in folder.glob("*/*.toml")}
     return sorted(name for name in names if name.startswith(incomplete))
+
+
+def statuses(incomplete: str) -> list[str]:
+    """Return the statuses that start so."""
+    return [name for name in STATUSES if name.startswith(incomplete)]
 
 
 def tasks(incomplete: str) -> list[str]:

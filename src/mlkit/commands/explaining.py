@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlkit.commands.keys import Key, keys_of
-from mlkit.commands.printing import console, print_facts, print_json, print_table
+from mlkit.commands.printing import console, plain_value, print_facts, print_json, print_table
 from mlkit.errors import SettingsError, did_you_mean, listing
 from mlkit.preset_files import Chain, chain_of, find_preset, flatten, list_presets, preset_line
 from mlkit.presets import ALIASES, Resolved, resolve_preset, to_toml
@@ -50,7 +50,7 @@ def show_preset(
         rows = {key: {"value": values[key], "origin": origins[key][0], "file": origins[key][1]} for key in shown}
         print_json({"preset": resolved.settings.preset, "file": str(find_preset(preset)), "values": rows})
         return
-    print_table(("Key", "Value", "Origin", "File"), [[key, plain(values[key]), *origins[key]] for key in shown],
+    print_table(("Key", "Value", "Origin", "File"), [[key, plain_value(values[key]), *origins[key]] for key in shown],
                 fold=("Value",))  # fmt: skip
 
 
@@ -65,19 +65,6 @@ def _show_chain(chain: Chain, *, as_json: bool) -> None:
 def flat_values(resolved: Resolved) -> dict[str, Any]:
     """Return every value by its dotted key, in the order of the settings."""
     return flatten(resolved.settings.model_dump(mode="json"))
-
-
-def plain(value: Any) -> str:
-    """Return a value as TOML has it; "none" where it is not set."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return f"[{', '.join(plain(one) for one in value)}]"
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key} = {plain(one)}' for key, one in value.items() if one is not None)}}}"
-    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 # ---- one key ---------------------------------------------------------------------------------------------------
@@ -146,9 +133,9 @@ def _print_key(told: Mapping[str, Any]) -> None:
     from rich.text import Text
 
     origin = told["file"] or told["origin"]
-    console().print(Text.assemble((told["key"], "bold"), f" = {plain(told['value'])}", (f"   {origin}", "dim")))
+    console().print(Text.assemble((told["key"], "bold"), f" = {plain_value(told['value'])}", (f"   {origin}", "dim")))
     words = {"meaning": told["meaning"], "value": told["type"].replace("`", "")}
-    places = [f"{plain(one['value'])} ({one['origin']})" for one in told["set_by"]]
+    places = [f"{plain_value(one['value'])} ({one['origin']})" for one in told["set_by"]]
     print_facts({f"  {name}": text for name, text in {**words, "set by": ", then ".join(places)}.items() if text})
 
 

@@ -116,12 +116,17 @@ def resume_run(
     folder = run
     if accelerator.is_main_process:
         if name is not None:
-            folder = _branch(run, name, wanted, manifest, checkpoint, "weights" if weights_only else "full")
+            kind = "weights" if weights_only else "full"
+            told = {"primary_metric": task.primary_metric, "origins": _origins(run, stored, wanted)}
+            folder = _branch(run, name, wanted, manifest, checkpoint, kind, told)
         elif checkpoint:
             _refuse_older(run, checkpoint)
         write_settings(folder, wanted)
-        if data is not None:  # the next resume finds it there too
-            write_run_json(folder, {**read_run_json(folder), "dataset_dir": str(manifest.folder.resolve())})
+        about = read_run_json(folder)
+        told = {"origins": _origins(run, stored, wanted)} if "origins" in about else {}
+        moved = {"dataset_dir": str(manifest.folder.resolve())} if data is not None else {}  # found there next time too
+        if {**about, **told, **moved} != about:
+            write_run_json(folder, {**about, **told, **moved})
     else:
         folder = Places().runs_dir / name if name is not None else run
     accelerator.wait_for_everyone()
@@ -142,6 +147,13 @@ def resume_run(
             init_from=checkpoint if weights_only else _parent(folder, checkpoint),
             as_json=as_json,
         )
+
+
+def _origins(run: Path, stored: RunSettings, wanted: RunSettings) -> dict[str, str]:
+    """Return what set each value of a run, by key: as it was, and "resume" for what changes now."""
+    before = dict(read_run_json(run).get("origins", {})) if is_run(run) else {}
+    old, new = (flatten(settings.model_dump(mode="json")) for settings in (stored, wanted))
+    return before | {key: "resume" for key in sorted(old | new) if key != "preset" and old.get(key) != new.get(key)}
 
 
 def _check_memory(settings: RunSettings, checkpoint: Checkpoint, counters: Mapping[str, Any]) -> None:
@@ -241,14 +253,20 @@ def _refuse_older(run: Path, checkpoint: Checkpoint) -> None:
 
 
 def _branch(
-    run: Path, name: str, settings: RunSettings, data: DatasetManifest, checkpoint: Checkpoint | None, kind: str
+    run: Path,
+    name: str,
+    settings: RunSettings,
+    data: DatasetManifest,
+    checkpoint: Checkpoint | None,
+    kind: str,
+    told: Mapping[str, Any],
 ) -> Path:
     """Return a new run's folder that continues `run` from `checkpoint`, with its rows so far where it is in full."""
     folder = new_run_folder(Places().runs_dir, name)
     lineage = {"parent": str((checkpoint.folder if checkpoint else run).resolve()), "kind": kind}
     if checkpoint is None:  # it starts where the other was to start
         lineage = read_run_json(run)["lineage"] or lineage
-    write_run_json(folder, new_run_json(name, settings, data, lineage))
+    write_run_json(folder, new_run_json(name, settings, data, lineage, told))
     for rows in ("metrics.jsonl", "timing.jsonl"):
         if kind == "full" and (run / rows).exists() and read_rows(run / rows):
             shutil.copyfile(run / rows, folder / rows)  # the trainer cuts it back to the step

@@ -112,7 +112,7 @@ def new_run_json(
     lineage: Mapping[str, Any],
     about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the run.json of a run that starts now; `about` says what it belongs to: a group of seeds, a chain."""
+    """Return the run.json of a run that starts now; `about` says more: what it belongs to, what set its values."""
     return {
         "id": uuid.uuid4().hex[:12],
         "name": name,

@@ -90,9 +90,10 @@ def start_run(request: Request, about: Mapping[str, Any] | None = None) -> Start
         request: what was asked for; its `seeds` are not looked at.
         about: what its run.json says besides: the group of seeds or the chain that it is one of.
     """
-    settings = resolve_preset(
+    resolved = resolve_preset(
         request.preset, assignments=request.assignments, flags=request.flags, quick_test=request.quick_test
-    ).settings
+    )
+    settings = resolved.settings
     start_from = request.init_from
     if request.resume_from is not None and not request.init_from and foreign_weights(request.resume_from):
         start_from = request.resume_from
@@ -142,13 +143,20 @@ def start_run(request: Request, about: Mapping[str, Any] | None = None) -> Start
         folder = new_run_folder(runs_dir, name)
         lineage = {"parent": str(init_from.folder.resolve()), "kind": "weights"} if init_from else {}
         write_settings(folder, task.settings)
-        write_run_json(folder, new_run_json(name, task.settings, data, lineage, about))
+        origins = {**resolved.origins, **_by_auto(settings)}
+        told = {**(about or {}), "primary_metric": task.primary_metric, "origins": origins}
+        write_run_json(folder, new_run_json(name, task.settings, data, lineage, told))
     accelerator.wait_for_everyone()
     with run_log(folder):
         if main:
             print_card(f"mlkit train  {name}", card)
         result = train_in(folder, task, data, accelerator, resume=None, init_from=init_from, as_json=request.as_json)
     return Started(task.settings, result)
+
+
+def _by_auto(settings: RunSettings) -> dict[str, str]:
+    """Return the keys that were decided when the run began."""
+    return {f"train.{key}": "auto" for key in ("precision", "channels_last") if getattr(settings.train, key) == "auto"}
 
 
 def refuse_taken(name: str, runs_dir: Path) -> None:
