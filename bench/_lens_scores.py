@@ -26,6 +26,8 @@ SHAPE = "true shape"  # at the scale that lensfun's convention gives on the lens
 LINES = ("lines alone", "lines alone, wary")  # straightened without a network: the fits of lines.py
 KEYS = ("epe_px", "epe_shape_px", "epe_corner_px", "bend_px", "psnr", "ssim", "negative_det_pct")
 HEADS = ("EPE", "but for scale", "corner", "bend", "PSNR", "SSIM", "folded %")
+OWN_SCENES = "scenes, own frame"
+_OWN = 0.04  # of the frame's length: lensfun's own tolerance
 LEFT, EPE_PX = 1 / 5, 1.0  # of no correction's error, and px at 1000 px width
 
 Batch = Mapping[str, Tensor]
@@ -40,6 +42,7 @@ class Row:
     way: str
     of: str  # "photographs" or "scenes"
     sample: str
+    own_frame: bool  # whether the camera has the frame that the lens was calibrated on, which settles the scale
     values: tuple[float, ...]
 
 
@@ -115,6 +118,8 @@ def network_way(corrector: Corrector) -> Way:
 def scored(ways: Mapping[str, tuple[Way, int]], data: DatasetManifest, batch_size: int = 16) -> list[Row]:
     """Return the scores of every way; each way sees the pictures at the size it asks for."""
     rows = []
+    profiles, _ = opened_profiles(data)
+    own = [abs(profiles[view["profile"]].frame_share - 1) < _OWN for view in data.details["views"]]
     for name, (way, size) in ways.items():
         source = LensSource(data, "validation", LensData(size=size))
         for first in range(0, len(source), batch_size):
@@ -125,7 +130,7 @@ def scored(ways: Mapping[str, tuple[Way, int]], data: DatasetManifest, batch_siz
             for place, at in enumerate(places):
                 sample = source.sample_id(at)
                 of = "scenes" if sample.startswith("scene/") else "photographs"
-                rows.append(Row(name, of, sample, tuple(float(values[key][place]) for key in KEYS)))
+                rows.append(Row(name, of, sample, own[at], tuple(float(values[key][place]) for key in KEYS)))
     return rows
 
 
@@ -159,11 +164,18 @@ def bends_of_map(grid: Tensor, profile: Tensor, frame: Tensor) -> Tensor:
 
 def column(rows: Sequence[Row], way: str, of: str, key: str) -> np.ndarray:
     place = KEYS.index(key)
-    return np.array([row.values[place] for row in rows if row.way == way and of in ("all", row.of)])
+    return np.array([row.values[place] for row in rows if row.way == way and _is_of(row, of)])
+
+
+def _is_of(row: Row, of: str) -> bool:
+    return of in ("all", row.of) or (of == OWN_SCENES and row.of == "scenes" and row.own_frame)
 
 
 def kinds(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(row.of for row in rows))
+    return [
+        *dict.fromkeys(row.of for row in rows),
+        *([OWN_SCENES] if any(_is_of(row, OWN_SCENES) for row in rows) else []),
+    ]
 
 
 def show_scores(rows: Sequence[Row]) -> None:
@@ -189,11 +201,13 @@ def quality(rows: Sequence[Row], stages: Mapping[str, Sequence[str]]) -> list[Fi
     for of in kinds(rows):
         figures += [
             Figure(f"{way}, {of}, EPE", round(float(column(rows, way, of, "epe_px").mean()), 3), "px")
-            for way in (NONE, MEAN)
+            for way in (NONE, MEAN, SHAPE, *LINES)
         ]
         for stage, ways in stages.items():
             by_seed = [column(rows, way, of, "epe_px") for way in ways]
             figures.append(Figure(f"{stage}, {of}, EPE", _over(by_seed), "px"))
+            shapes = [column(rows, way, of, "epe_shape_px") for way in ways]
+            figures.append(Figure(f"{stage}, {of}, EPE but for scale", _over(shapes), "px"))
             figures.append(Figure(f"{stage}, {of}, PSNR", _over([column(rows, w, of, "psnr") for w in ways]), "dB"))
         if stages:
             last = list(stages.values())[-1]
@@ -201,6 +215,12 @@ def quality(rows: Sequence[Row], stages: Mapping[str, Sequence[str]]) -> list[Fi
             without = float(column(rows, NONE, of, "epe_px").mean())
             figures.append(at_most(f"last stage, {of}, EPE", mean, EPE_PX, "px"))
             figures.append(at_most(f"last stage over no correction, {of}, EPE", mean / without, LEFT))
+            shape, bent = (
+                np.mean([column(rows, way, of, "epe_shape_px").mean() for way in some]) for some in (last, [NONE])
+            )
+            figures.append(
+                at_most(f"last stage over no correction, {of}, EPE but for scale", float(shape / bent), LEFT)
+            )
     if stages:
         folded = max(float(column(rows, way, "all", "negative_det_pct").max()) for way in list(stages.values())[-1])
         figures.append(at_most("last stage, most folded picture", folded, 0.0, "%"))
@@ -225,6 +245,6 @@ def _words(found: Interval) -> str:
 def write_scores(path: Path, rows: Sequence[Row]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(("way", "of", "sample", *KEYS))
+        table.writerow(("way", "of", "sample", "own_frame", *KEYS))
         for row in rows:
-            table.writerow((row.way, row.of, row.sample, *(f"{value:.5f}" for value in row.values)))
+            table.writerow((row.way, row.of, row.sample, int(row.own_frame), *(f"{value:.5f}" for value in row.values)))

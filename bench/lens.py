@@ -7,7 +7,9 @@ seen through lenses of lensfun's data base that are in no training part (`datase
 --val-share holds the same lenses out). The end-point error (EPE) is the mean distance to the true map in px of a
 picture 1000 px wide; the bend is how far lines lie off straight ones, which position and scale do not change. PSNR and
 SSIM are inside the valid area. Ways beside the checkpoints: no correction; the mean profile of the training lenses; the
-true profile, which is the bound: its PSNR is what interpolating twice leaves.
+true profile, which is the bound: its PSNR is what interpolating twice leaves; the true shape at lensfun's usual scale,
+which is all that a picture can tell (of a lens on a camera with a smaller frame the scale is another, and no straight
+line shows it: "own frame" leaves those out); and straight lines without a network, by either fit of lines.py.
 
 A checkpoint is NAME=FOLDER; several folders of one name by commas are seeds, and its interval is over them. Stages are
 compared in the order in which they are given.
@@ -213,11 +215,13 @@ def main() -> int:
         usual_scale,
         write_scores,
     )  # fmt: skip
-    from mlkit.tasks.lens.corrector import open_corrector
+    from mlkit.tasks.lens.corrector import embedded_folder, open_corrector
     from mlkit.tasks.lens.dataset import build_dataset
     from mlkit.tasks.lens.settings import LensBuild
 
     stages = named_checkpoints(options.checkpoint)
+    if not stages and not options.smoke and (embedded_folder() / "checkpoint.json").is_file():
+        stages = {"the model in the package": [embedded_folder()]}
     opened = {
         f"{name}{f' #{place}' if len(folders) > 1 else ''}": open_corrector(folder)
         for name, folders in stages.items()

@@ -59,6 +59,8 @@ def pages() -> dict[Path, str]:
     made[demosaic] = filled(demosaic, blocks)
     lens = DOCS / "tasks" / "lens.md"
     made[lens] = filled(lens, {"lens presets": presets_block("lens"), "lens results": lens_results_block()})
+    lens_card = ROOT / "src" / "mlkit" / "tasks" / "lens" / "embedded" / "README.md"
+    made[lens_card] = filled(lens_card, {"lens card": lens_card_block()})
     questions = DOCS / "experiments" / "demosaic" / "README.md"
     made[questions] = filled(questions, demosaic_questions())
     model_card = ROOT / "src" / "mlkit" / "tasks" / "demosaic" / "embedded" / "README.md"
@@ -516,12 +518,25 @@ def demosaic_results_block() -> str:
     return "\n".join([*table(head, rows), "", *_figures(found)])
 
 
+LENS_CARD = ("no correction,", "last stage", "chessboards,")
+
+
 def lens_results_block() -> str:
     """Return what bench/lens.py judged and measured."""
     path = ROOT / "bench" / "results" / "lens.json"
     if not path.is_file():
         return "Not measured yet: `python bench/lens.py`."
     return "\n".join(_figures(json.loads(path.read_text(encoding="utf-8"))))
+
+
+def lens_card_block() -> str:
+    """Return the errors without correction and with the model in the package, and what was judged, from lens.json."""
+    path = ROOT / "bench" / "results" / "lens.json"
+    if not path.is_file():
+        return "Not measured yet."
+    found = json.loads(path.read_text(encoding="utf-8"))["figures"]
+    rows = [(name, _figure(one), _goal(one)) for name, one in found.items() if name.startswith(LENS_CARD)]
+    return "\n".join(table(("figure", "value", "goal"), rows))
 
 
 def demosaic_card_block() -> str:

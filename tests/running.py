@@ -63,6 +63,8 @@ def small_of(task: str, data: Path) -> dict[str, Any]:
     """Return what makes a task's tiny preset smaller, and no easier to resume, for the dataset of `build_sample`."""
     if task == "bvae":
         return {"model.channels": 8, "checkpoint.grid_images": 2, "eval.max_samples": 16}
+    if task == "lens":
+        return {"data.size": 64, "model.head_channels": 16, "eval.max_samples": 4}
     if task != "sr":
         return {}
     adapter = {"model.rank": 4, "model.alpha": 4.0, "model.dropout": 0.1}

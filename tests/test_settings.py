@@ -45,7 +45,7 @@ def test_every_section_is_frozen_strict_and_explained(model: type[BaseModel]) ->
 
 @pytest.mark.parametrize("task", available_tasks())
 def test_the_sections_have_the_names_that_every_task_shares(task: str) -> None:
-    shared = {"task", "preset", "seed", "data", "model", "loss", "train", "checkpoint", "eval", "tracking"}
+    shared = {"task", "preset", "seed", "data", "model", "loss", "train", "checkpoint", "eval", "tracking", "debug"}
     assert set(settings_class(task).model_fields) == shared
 
 

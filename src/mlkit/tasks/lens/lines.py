@@ -63,9 +63,11 @@ def lens_of_lines(image: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
     with torch.autocast("cpu", enabled=False):  # a hundredth of a pixel is less than bf16 knows
         place, along, strength = edge_points(pictures, frames)
         for number in range(len(pictures)):
-            member, length = curves(place[number], along[number], strength[number], frames[number])
+            real = slice(int((strength[number] > 0).sum()))  # the strongest come first
+            places = place[number, real]
+            member, length = curves(places, along[number, real], strength[number, real], frames[number])
             used = (length > _SHORTEST) & (member.sum(dim=1) >= _FEWEST)
-            fits, told = _fits(place[number], member[used], length[used], frames[number])
+            fits, told = _fits(places, member[used], length[used], frames[number])
             params.append(fits)
             facts.append(told)
     return torch.stack(params).to(image.device), torch.stack(facts).to(image.device)
@@ -154,7 +156,7 @@ def curves(place: Tensor, along: Tensor, strength: Tensor, frame: Tensor) -> tup
         slope = b1 + 2 * b2 * s
         member = (d - (b0 + s * (b1 + s * b2))).abs() < _TOLERANCE
         member &= (sine - slope * cosine).abs() < _TURN * (1 + slope * slope).sqrt()
-        member &= (s.abs() < window) & (strength > 0)
+        member &= s.abs() < window
         filled = torch.zeros(len(seeds), _BINS).scatter_add_(1, bins, member.float()) > 0
         closed = F.max_pool1d(filled.float()[:, None], 2 * gap + 1, stride=1, padding=gap)[:, 0]
         right = width * closed[:, half:].cumprod(dim=1).sum(dim=1)

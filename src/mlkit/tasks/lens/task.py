@@ -62,6 +62,9 @@ class LensTask:
     def build_model(self) -> nn.Module:
         return build_net(self.settings.model)
 
+    def build_bare_model(self) -> nn.Module:
+        return build_net(self.settings.model, with_weights=False)
+
     def train_source(self, data: DatasetManifest) -> Source:
         return self._source(data, "train")
 
