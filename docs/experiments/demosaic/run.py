@@ -155,7 +155,8 @@ class Lab:
         steps = self.steps(variant.steps)
         words = ["train", "--preset", variant.preset, "--data", str(self.work / variant.data), "--name", variant.name]
         settings = (
-            *SMALL, f"train.steps={steps}", f"checkpoint.every={min(EVERY, steps)}", "checkpoint.keep_last=99",
+            *SMALL, f"train.steps={steps}", "checkpoint.keep_last=99",
+            f"checkpoint.every={min(EVERY, steps) if variant.steps == TUNE_STEPS else steps}",
             "checkpoint.grid=false", "eval.max_samples=8", 'train.precision="bf16"', *variant.settings,
         )  # fmt: skip
         for setting in settings:
@@ -169,8 +170,8 @@ class Lab:
         print(f"{variant.name}: {steps} steps in {time.perf_counter() - started_s:.0f} s", flush=True)
         return folder
 
-    def score(self, folder: Path, data: str = "photos") -> dict[int, dict[str, float]]:
-        """Return the mean scores of each checkpoint on a dataset's validation part, by step."""
+    def score(self, folder: Path, data: str = "photos", *, whole: bool = False) -> dict[int, dict[str, float]]:
+        """Return the mean scores of the last checkpoint, or of all, on a dataset's validation part, by step."""
         from mlkit.commands.opened import evaluate_opened, open_model, pick_device
         from mlkit.data.manifest import open_manifest
         from mlkit.evaluation.evaluate import spread_indices
@@ -182,19 +183,19 @@ class Lab:
         fit = [index for index in range(len(source)) if (source.family(index) == "real") == (data == "photos")]
         indices = [fit[place] for place in spread_indices(len(fit), 4 if self.smoke else 48)]
         scores = {}
-        for checkpoint in checkpoints(folder):
+        for checkpoint in checkpoints(folder) if whole else checkpoints(folder)[-1:]:
             opened = open_model(checkpoint, pick_device("cpu")[0])
             means = evaluate_opened(opened, source, indices).means()
             scores[opened.checkpoint.step] = {key: round(means[key], 4) for key in KEYS if np.isfinite(means[key])}
             scores[opened.checkpoint.step]["flat_lattice"] = round(flat_lattice(opened.net), 4)
         return scores
 
-    def answer(self, question: str, variants: Sequence[Variant], *, extra: str = "") -> None:
-        """Train and score the runs of one question."""
+    def answer(self, question: str, variants: Sequence[Variant], *, extra: str = "", whole: bool = False) -> None:
+        """Train and score the runs of one question; `whole`: each of their checkpoints."""
         rows = []
         for variant in variants:
             folder = self.train(variant)
-            row = {"name": variant.name, "title": variant.title, "scores": self.score(folder)}
+            row = {"name": variant.name, "title": variant.title, "scores": self.score(folder, whole=whole)}
             if extra:
                 row["new"] = self.score(folder, extra)
                 said = (folder / "said.txt").read_text().splitlines()
@@ -313,7 +314,7 @@ def main() -> int:
             }
             for name in ("base", "base_samples")
         }
-        lab.answer("grid", grid_variants())
+        lab.answer("grid", grid_variants(), whole=True)
         lab.answer("ssim", ssim_variants())
         lab.answer("forgetting", forgetting_variants(photos), extra="torture")
         pair = {
