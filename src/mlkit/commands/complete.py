@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mlkit.runs.folders import STATUSES
 from mlkit.tasks import TASKS
 
 
@@ -19,6 +18,8 @@ def presets(incomplete: str) -> list[str]:
 
 def statuses(incomplete: str) -> list[str]:
     """Return the statuses that start so."""
+    from mlkit.runs.folders import STATUSES
+
     return [name for name in STATUSES if name.startswith(incomplete)]
 
 
