@@ -21,7 +21,7 @@ from running import fingerprint, preset_of, small_of, start_command
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and gloo as on POSIX")
 
-FORKED = ("sr",)  # diffusers and peft take seconds to import
+FORKED = ("sr", "bvae")  # diffusers and peft take seconds to import; the launcher is proven by the others
 
 
 def _train(task: str, data: Path, name: str, *more: str) -> list[str]:
