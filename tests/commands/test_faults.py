@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from mlkit.checkpoint import open_checkpoint
+from mlkit.commands.display import PlainProgress
 
 Call = Callable[..., Any]
 
@@ -99,3 +102,16 @@ def test_error_that_no_part_expects_is_one_sentence_too(
     sentence = sentence or f"internal error: {type(error).__name__}: {error}; run again with --traceback and report it"
     assert (result.code, result.out, result.err) == (code, "", f"mlkit: {sentence}\n")
     assert not runs.exists()
+
+
+def test_a_training_goes_on_when_nobody_reads_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):  # such as `mlkit train 2>&1 | tee log` whose tee was ended
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    progress = PlainProgress()
+    progress.say("step 1/2")
+    progress.say("step 2/2")
+    assert not isinstance(sys.stderr, Gone)
+    sys.stderr.close()

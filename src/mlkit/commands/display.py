@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mlkit.metrics import METRICS
@@ -54,6 +55,14 @@ def is_live() -> bool:
     return sys.stderr.isatty() and not plain
 
 
+def print_line(text: str) -> None:
+    """Print a line on stderr. Where nobody reads it any more (a pipe whose reader ended), training goes on unseen."""
+    try:
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+    except BrokenPipeError:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends
+
+
 class PlainProgress:
     """Lines of text with step, rate, time left, loss."""
 
@@ -88,7 +97,7 @@ class PlainProgress:
 
     def say(self, text: str) -> None:
         log.info("%s", text)
-        print(text, file=sys.stderr, flush=True)  # noqa: T201
+        print_line(text)
 
     def end(self) -> None: ...
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlkit.checkpoint import Checkpoint
-from mlkit.commands.display import duration, metric_text, scores_text
+from mlkit.commands.display import duration, metric_text, print_line, scores_text
 from mlkit.data.manifest import DatasetManifest, open_manifest
 from mlkit.data.opening import open_dataset, refuse_unfit
 from mlkit.errors import MlkitError, StoppedError
@@ -38,7 +38,7 @@ _SAMPLES = 2  # to be raised when an embedded sample changes within a version: a
 def say(text: str) -> None:
     """Print one line on stderr, and keep it in the run's log."""
     log.info("%s", text)
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    print_line(text)
 
 
 def open_accelerator(device: str) -> Accelerator:
