@@ -89,17 +89,21 @@ def usual_scale(profile: Tensor, frame: Tensor) -> Tensor:
     return torch.cat((profile[:, :5] / share[:, None], profile[:, 5:]), dim=1)  # type: ignore[index]
 
 
-def lines_way(trust: int) -> Way:
-    """Return the way of straight lines without a network, by one of the two fits."""
+def lines_ways() -> dict[str, Way]:
+    """Return the ways of straight lines without a network, by either fit."""
     from mlkit.tasks.lens.geometry import parametric_grid
     from mlkit.tasks.lens.lines import lens_of_lines
 
-    def way(batch: Batch) -> Outputs:
-        size = batch["image"].shape[-1]
-        params = lens_of_lines(batch["image"], batch["frame"])[0][:, trust]
-        return {"map": parametric_grid(params, batch["frame"], size, size)}
+    last: list[tuple[Tensor, Tensor]] = []  # a picture's lines are found once for both
 
-    return way
+    def way(batch: Batch, trust: int) -> Outputs:
+        image, frame = batch["image"], batch["frame"]
+        if not last or last[0][0] is not image:
+            last[:] = [(image, lens_of_lines(image, frame)[0])]
+        size = image.shape[-1]
+        return {"map": parametric_grid(last[0][1][:, trust], frame, size, size)}
+
+    return {name: lambda batch, trust=trust: way(batch, trust) for trust, name in enumerate(LINES)}  # type: ignore[misc]
 
 
 def network_way(corrector: Corrector) -> Way:
@@ -120,17 +124,20 @@ def scored(ways: Mapping[str, tuple[Way, int]], data: DatasetManifest, batch_siz
     rows = []
     profiles, _ = opened_profiles(data)
     own = [abs(profiles[view["profile"]].frame_share - 1) < _OWN for view in data.details["views"]]
-    for name, (way, size) in ways.items():
+    for size in dict.fromkeys(size for _, size in ways.values()):
         source = LensSource(data, "validation", LensData(size=size))
         for first in range(0, len(source), batch_size):
             places = range(first, min(first + batch_size, len(source)))
             samples = [source.sample(place, np.random.default_rng(0)) for place in places]
             batch = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
-            values = _scores(way(batch), batch)
-            for place, at in enumerate(places):
-                sample = source.sample_id(at)
-                of = "scenes" if sample.startswith("scene/") else "photographs"
-                rows.append(Row(name, of, sample, own[at], tuple(float(values[key][place]) for key in KEYS)))
+            for name, (way, of_size) in ways.items():
+                if of_size != size:
+                    continue
+                values = _scores(way(batch), batch)
+                for place, at in enumerate(places):
+                    sample = source.sample_id(at)
+                    of = "scenes" if sample.startswith("scene/") else "photographs"
+                    rows.append(Row(name, of, sample, own[at], tuple(float(values[key][place]) for key in KEYS)))
     return rows
 
 

@@ -199,13 +199,12 @@ def main() -> int:
     options = parser.parse_args()
 
     from _lens_scores import (
-        LINES,
         MEAN,
         NONE,
         SHAPE,
         TRUE,
         all_for_validation,
-        lines_way,
+        lines_ways,
         mean_terms,
         network_way,
         profile_way,
@@ -248,7 +247,7 @@ def main() -> int:
             MEAN: (profile_way(lambda batch: mean.expand_as(batch["profile"])), plain),
             SHAPE: (profile_way(lambda batch: usual_scale(batch["profile"], batch["frame"])), plain),
             TRUE: (profile_way(lambda batch: batch["profile"]), plain),
-            **{name: (lines_way(trust), plain) for trust, name in enumerate(LINES)},
+            **{name: (way, plain) for name, way in lines_ways().items()},
             **{name: (network_way(corrector), corrector.size) for name, corrector in opened.items()},
         }
         rows = scored(ways, data)
