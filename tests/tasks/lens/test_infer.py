@@ -19,11 +19,20 @@ from mlkit.errors import CheckpointError, DataError, MlkitError, NonFiniteError
 from mlkit.imaging.profiles import srgb_profile
 from mlkit.tasks.lens import corrector as corrector_module
 from mlkit.tasks.lens.corrector import Correction, Corrector, corrected_rows, open_corrector
-from mlkit.tasks.lens.geometry import IDENTITY, NAMES, frame_of, parametric_grid, warp
+from mlkit.tasks.lens.geometry import (
+    IDENTITY,
+    NAMES,
+    frame_of,
+    identity_grid,
+    parametric_grid,
+    undistorted_points,
+    warp,
+)
 from mlkit.tasks.lens.infer_files import FileResult, correct_file
 from mlkit.tasks.lens.infer_inputs import Job, Options, find_jobs, options_of
 from mlkit.tasks.lens.model import build_net
 from mlkit.tasks.lens.safety import judge
+from mlkit.tasks.lens.scores import bends
 from mlkit.tasks.lens.settings import LensModel
 
 HEIGHT, WIDTH = 120, 180
@@ -277,3 +286,24 @@ def test_a_lens_at_identity_is_the_map_of_opencvs_remap_at_full_size() -> None:
     frame = torch.tensor([frame_of(HEIGHT, WIDTH)])
     grid = parametric_grid(params(k1=-0.1), frame, HEIGHT, WIDTH)
     assert torch.allclose(correction(k1=-0.1).map_of(HEIGHT, WIDTH), grid, atol=1e-6)
+
+
+def test_the_model_in_the_package_is_small_and_straightens_a_board(tmp_path: Path) -> None:
+    """A board behind a barrel lens, drawn here: lines bend less than before, and nothing folds."""
+    folder = corrector_module.embedded_folder()
+    assert (folder / "model.safetensors").stat().st_size < 5e6
+    corrector = open_corrector()
+    assert corrector.name == "the embedded model"
+    size = (256, 384)
+    frame = torch.tensor([frame_of(*size)])
+    lens = torch.tensor([[-0.08, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]])
+    fine = identity_grid(size[0] * 2, size[1] * 2) * frame
+    world = undistorted_points(lens, fine[None], iterations=6)[0]
+    board = (torch.floor(7 * world[..., 0] + 0.2) + torch.floor(7 * world[..., 1] + 0.3)) % 2 * 0.8 + 0.1
+    small = torch.nn.functional.avg_pool2d(board[None, None].float(), 2)[0, 0]
+    correction = corrector(small.numpy()[..., None].repeat(3, axis=2))
+    flow = torch.zeros(1, 2, 4, 4)
+    profile = torch.tensor([[1.0, 0.0, -0.08, 0.0, 0.0, 0.0, 0.0]])
+    without = bends(torch.tensor([[0.0] * 7 + [1.0]]), flow, profile, frame)
+    assert float(bends(correction.params, flow, profile, frame)) < 0.6 * float(without)
+    assert correction.judged().level != "unsafe"
