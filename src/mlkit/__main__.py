@@ -30,7 +30,8 @@ def main() -> None:
     except UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # its text is the help, which is printed by now
             sys.exit(error.exit_code)
-        told, command = error.format_message().replace("Value error, ", "").rstrip("."), error.ctx.command_path if error.ctx else "mlkit"
+        told = error.format_message().replace("Value error, ", "").rstrip(".")
+        command = error.ctx.command_path if error.ctx else "mlkit"
         print(f"mlkit: {told} (see: {command} --help)", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
     except MlkitError as error:
