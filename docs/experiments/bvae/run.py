@@ -108,6 +108,7 @@ class Lab:
             "preset": preset,
             "parameters": row["parameters"],
             "steps": [run["step"] for run in seeds["runs"]],
+            "updates": [updates_of(Path(run["checkpoint"])) for run in seeds["runs"]],
             "train_s": [round(state["train_s"]) for state in trained],
             "means": {key: rounded(row["means"][key]) for key in KEYS if key in row["means"]},
             "set_scores": {key: rounded(row["set_scores"][key]) for key in OF_THE_SET},
@@ -135,6 +136,11 @@ class Lab:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         print(f"written to {path}", flush=True)
+
+
+def updates_of(checkpoint: Path) -> int:
+    """Return how long a checkpoint's run was, which may have had its best scores before."""
+    return int(json.loads((checkpoint / "checkpoint.json").read_text())["settings"]["train"]["steps"])
 
 
 def rounded(value: float | None) -> float | None:
