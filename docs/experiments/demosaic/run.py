@@ -231,13 +231,14 @@ def highlights(lab: Lab, runs: Mapping[str, Path]) -> None:
     from mlkit.data.manifest import open_manifest
     from mlkit.evaluation.evaluate import spread_indices
     from mlkit.metrics.mosaic import cpsnr, cpsnr_linear, highlight_error, srgb_decoded, srgb_encoded
+    from mlkit.runs.folders import checkpoints
     from mlkit.tasks.demosaic.settings import DemosaicData
     from mlkit.tasks.demosaic.source import MosaicSource
 
     source = MosaicSource(open_manifest(lab.work / "photos"), "validation", DemosaicData())
     rows = []
     for name, folder in runs.items():
-        opened = open_model(folder, pick_device("cpu")[0])
+        opened = open_model(checkpoints(folder)[-1], pick_device("cpu")[0])
         for stops in (0, 2):
             found: dict[str, list[float]] = {"cpsnr": [], "cpsnr_linear": [], "highlight_error": []}
             for index in spread_indices(len(source), 4 if lab.smoke else 48):
