@@ -151,3 +151,12 @@ def write_scores(path: Path, rows: Sequence[Row]) -> None:
         table.writerow(("way", "set", "light", "image", *KEYS))
         for row in rows:
             table.writerow((row.way, row.of, row.light, row.image, *(f"{value:.5f}" for value in row.values)))
+
+
+def read_scores(path: Path) -> list[Row]:
+    """Return what `write_scores` wrote."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            Row(line["way"], line["set"], line["light"], line["image"], tuple(float(line[key]) for key in KEYS))
+            for line in csv.DictReader(file)
+        ]

@@ -104,3 +104,13 @@ def write_scores(path: Path, scores: Scores, sets: Mapping[str, Mapping[str, Pix
             for of, images in of_sets.items():
                 for name, values in zip(sets[of], images, strict=False):
                     table.writerow((way, of, name, *(f"{value:.5f}" for value in values)))
+
+
+def read_scores(path: Path) -> Scores:
+    """Return what `write_scores` wrote."""
+    scores: Scores = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            of_set = scores.setdefault(line["way"], {}).setdefault(line["set"], [])
+            of_set.append([float(line[key]) for key in KEYS])
+    return scores

@@ -47,6 +47,7 @@ from _demosaic_scores import (
     Pixels,
     Row,
     quality,
+    read_scores,
     scores_of,
     show_scores,
     write_scores,
@@ -246,6 +247,7 @@ def main() -> int:
     parser.add_argument("--peers", default=sys.executable, help="the Python that has demosaicnet", metavar="PYTHON")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw crops")
+    parser.add_argument("--scores", type=Path, metavar="CSV", help="take the scores of an earlier call, and time only")
     options = parser.parse_args()
     sets = photographs(options)
     with ExitStack() as stack:
@@ -256,7 +258,7 @@ def main() -> int:
         else:
             print(f"{DEMOSAICNET} is {peer.said}")
         ways |= own_ways(options.checkpoint)
-        rows = scored(ways, sets)
+        rows = read_scores(options.scores) if options.scores else scored(ways, sets)
         show_scores(rows)
         image = next(iter(sets["sample"].values()))
         timed = np.tile(image, (6, 7, 1))[:660, :660] if options.smoke else np.tile(image, (2, 2, 1))[:1002, :1002]

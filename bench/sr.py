@@ -45,6 +45,7 @@ from _sr_scores import (
     Pixels,
     Scores,
     quality,
+    read_scores,
     scores_of,
     show_scores,
     unit,
@@ -210,12 +211,13 @@ def main() -> int:
     parser.add_argument("--checkpoint", help="as in mlkit infer sr (default: the adapter in the package)")
     parser.add_argument("--peers", default=sys.executable, help="the Python that has the peers", metavar="PYTHON")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--scores", type=Path, metavar="CSV", help="take the scores of an earlier call, and time only")
     options = parser.parse_args()
     sets = photographs(options)
     with ExitStack() as stack:
         own = own_ways(options.checkpoint)
         ways = {BICUBIC: bicubic, **own, **peers(options.peers, stack)}
-        scores = scored(ways, sets)
+        scores = read_scores(options.scores) if options.scores else scored(ways, sets)
         show_scores(scores, list(sets))
         some = reduced(next(iter(sets[next(iter(sets))].values())))
         low = np.tile(some, (6, 6, 1))[:64, :64] if options.smoke else np.tile(some, (6, 6, 1))[:256, :256]
