@@ -107,10 +107,11 @@ def write_scores(path: Path, scores: Scores, sets: Mapping[str, Mapping[str, Pix
 
 
 def read_scores(path: Path) -> Scores:
-    """Return what `write_scores` wrote."""
-    scores: Scores = {}
+    """Return what `write_scores` wrote; a way without images of a set has an empty list."""
     with path.open(newline="", encoding="utf-8") as file:
-        for line in csv.DictReader(file):
-            of_set = scores.setdefault(line["way"], {}).setdefault(line["set"], [])
-            of_set.append([float(line[key]) for key in KEYS])
+        lines = list(csv.DictReader(file))
+    sets = list(dict.fromkeys(line["set"] for line in lines))
+    scores: Scores = {line["way"]: {of: [] for of in sets} for line in lines}
+    for line in lines:
+        scores[line["way"]][line["set"]].append([float(line[key]) for key in KEYS])
     return scores
