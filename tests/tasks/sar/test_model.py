@@ -223,6 +223,15 @@ def test_the_known_receptive_radius_is_that_of_the_layout_and_what_gradients_say
     assert reach_by_gradient(net) == RECEPTIVE_RADIUS_PX[arch]
 
 
+def test_the_layout_for_coding_sees_as_far_as_it_says() -> None:
+    torch.manual_seed(0)
+    net = build_autoencoder("gdn", 4, 4)
+    # the most that whole numbers of sites allow, over all places of a pixel in its site
+    reach = reach_by_gradient(net)
+    assert net.stride == 8 and net.latent_channels == 4
+    assert RECEPTIVE_RADIUS_PX["gdn"] - 8 <= reach <= RECEPTIVE_RADIUS_PX["gdn"]
+
+
 @pytest.mark.parametrize("arch", ARCHES)
 def test_the_known_receptive_radius_is_what_tiling_measures(arch: Any) -> None:
     # one channel: at width 4 the same measure takes more than a minute

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mlkit.settings import CountOrNone, DataSettings, Listed, RunSettings, Settings
+from mlkit.settings import CountOrNone, DataSettings, Listed, Positive, RunSettings, Settings
 
 Kind = Literal["auto", "amplitude", "intensity", "slc", "db"]
 PatchSize = Annotated[int, Field(ge=16, strict=True)]
@@ -59,21 +59,47 @@ class SarBuild(Settings):
 class SarModel(Settings):
     """The autoencoder."""
 
-    arch: Literal["baseline", "resnet_lite_v2", "residual_v1"] = "baseline"
-    """Layer layout."""
+    arch: Literal["baseline", "resnet_lite_v2", "residual_v1", "gdn"] = "baseline"
+    """Layer layout; `gdn` is the one for coding: a learned transform at stride 8 with divisive normalisation."""
     base_channels: Annotated[int, Field(ge=4, strict=True)] = 64
     """Width of the first stage."""
     latent_channels: Annotated[int, Field(ge=1, strict=True)] = 16
-    """Channels of the latent, which is 16 times smaller a side: 16 channels are 16 times fewer values."""
+    """Channels of the latent, which is 16 times smaller a side: 16 channels are 16 times fewer values. 8 times smaller
+    for `gdn`, which has 64 at most."""
+    quantize: Literal["none", "noise", "straight_through"] = "none"
+    """Train for whole numbers in the latent: with uniform noise in place of rounding (Balle et al. 2017), or rounded
+    with the gradient passed straight through. `none`: the latent stays float32."""
+    quantize_steps: Annotated[tuple[Positive, Positive], Listed] = (1.0, 1.0)
+    """Quantisation steps, lowest and highest, drawn log-uniformly for each training sample; the mean squared error is
+    divided by the step's square. A range lets one model be used at several rates."""
+    context: bool = True
+    """Let mean and scale of each quantised value depend on those coded before it; without, each channel has one
+    distribution."""
+
+    @model_validator(mode="after")
+    def _codable(self) -> Self:
+        problems = []
+        if self.arch == "gdn" and self.latent_channels > 64:
+            problems.append(f"latent_channels = {self.latent_channels} is too many for gdn; give 64 at most")
+        if self.quantize_steps[0] > self.quantize_steps[1]:
+            problems.append("quantize_steps fall; give the lower one first")
+        if self.quantize == "none" and self.quantize_steps != (1.0, 1.0):
+            problems.append("quantize_steps need quantize; set it to noise or straight_through")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
 
 
 class SarLoss(Settings):
-    """Training loss: mse_weight * MSE + ssim_weight * (1 - SSIM), on the normalised dB image."""
+    """Training loss: mse_weight * MSE + ssim_weight * (1 - SSIM) + rate_weight * bits per pixel, on the normalised dB
+    image."""
 
     mse_weight: Annotated[float, Field(ge=0)] = 0.7
     """Weight of the mean squared error."""
     ssim_weight: Annotated[float, Field(ge=0)] = 0.3
     """Weight of 1 - SSIM."""
+    rate_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the bits per pixel that the quantised latent costs; needs `model.quantize`."""
 
     @model_validator(mode="after")
     def _not_nothing(self) -> Self:
@@ -90,6 +116,12 @@ class SarSettings(RunSettings):
     data: SarData = SarData()
     model: SarModel = SarModel()
     loss: SarLoss = SarLoss()
+
+    @model_validator(mode="after")
+    def _rate_of_something(self) -> Self:
+        if self.loss.rate_weight and self.model.quantize == "none":
+            raise ValueError("loss.rate_weight needs whole numbers to count: set model.quantize as well")
+        return self
 
 
 SETTINGS = SarSettings

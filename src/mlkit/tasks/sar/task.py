@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,7 +19,7 @@ from mlkit.metrics import sar as sar_metrics
 from mlkit.task import Batch, Loss, Source
 from mlkit.tasks.sar.formats import ACCEPTED
 from mlkit.tasks.sar.images import ImagesSource
-from mlkit.tasks.sar.model import build_autoencoder
+from mlkit.tasks.sar.model import MULTIPLE, STRIDE, build_autoencoder
 from mlkit.tasks.sar.settings import SarBuild, SarSettings
 from mlkit.tasks.sar.source import SarSource
 
@@ -42,9 +43,11 @@ class SarTask:
     def __init__(self, settings: RunSettings) -> None:
         assert isinstance(settings, SarSettings)
         self.settings: SarSettings = settings
-        # 256 pixels become one latent site of C values (four stages of stride 2).
-        channels = settings.model.latent_channels
-        self.facts: Mapping[str, float] = {"values_ratio": 256 / channels, "bits_per_px": channels * 32 / 256}
+        model = settings.model
+        values_ratio = STRIDE[model.arch] ** 2 / model.latent_channels
+        self.facts: Mapping[str, float] = {"values_ratio": values_ratio}
+        if model.quantize == "none":  # else the rate is a score: it depends on the image
+            self.facts |= {"bits_per_px": 32 / values_ratio}
 
     def build_dataset(self, source: Path | None, out: Path) -> DatasetManifest:
         from mlkit.tasks.sar.dataset import build_dataset
@@ -53,7 +56,9 @@ class SarTask:
 
     def build_model(self) -> nn.Module:
         model = self.settings.model
-        return build_autoencoder(model.arch, model.base_channels, model.latent_channels)
+        return build_autoencoder(
+            model.arch, model.base_channels, model.latent_channels, quantize=model.quantize, context=model.context
+        )
 
     def train_source(self, data: DatasetManifest) -> Source:
         return SarSource(data, "train", self.settings.data.patch, self.settings.data.augment)
@@ -68,19 +73,40 @@ class SarTask:
 
     def loss(self, model: nn.Module, batch: Batch, *, step: int) -> Loss:
         image = batch["image"]
-        reconstruction = model(image)
-        mse = functional.mse_loss(reconstruction, image)
-        dissimilarity = ssim_loss(reconstruction, image)
         weights = self.settings.loss
-        total = weights.mse_weight * mse + weights.ssim_weight * dissimilarity
-        return Loss(total, {"mse": mse.detach(), "ssim_loss": dissimilarity.detach()})
+        if self.settings.model.quantize == "none":
+            reconstruction = model(image)
+            mse = functional.mse_loss(reconstruction, image)
+            fidelity, rate = mse, None
+        else:
+            low, high = (math.log(value) for value in self.settings.model.quantize_steps)
+            coarseness = torch.exp(low + (high - low) * torch.rand(len(image), 1, 1, 1, device=image.device))
+            reconstruction, bits = model(image, coarseness)
+            squares = (reconstruction - image).square().mean(dim=(1, 2, 3))
+            # Distortion grows with the square of the step: divided by it, coarse samples do not drown fine ones.
+            mse, fidelity = squares.mean(), (squares / coarseness.flatten().square()).mean()
+            rate = bits.mean() / image[0].numel()
+        dissimilarity = ssim_loss(reconstruction, image)
+        total = weights.mse_weight * fidelity + weights.ssim_weight * dissimilarity
+        parts = {"mse": mse.detach(), "ssim_loss": dissimilarity.detach()}
+        if rate is not None:
+            total = total + weights.rate_weight * rate
+            parts["rate_bpp"] = rate.detach()
+        return Loss(total, parts)
 
     def predict(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         image = batch["image"]
         # Images of any size: the network needs multiples of 16.
-        bottom, right = -image.shape[-2] % 16, -image.shape[-1] % 16
+        bottom, right = -image.shape[-2] % MULTIPLE, -image.shape[-1] % MULTIPLE
         padded = functional.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
-        return {"image": model(padded)[..., : image.shape[-2], : image.shape[-1]].clamp(0, 1)}
+
+        def cut(made: Tensor) -> Tensor:
+            return made[..., : image.shape[-2], : image.shape[-1]].clamp(0, 1)
+
+        if self.settings.model.quantize == "none":
+            return {"image": cut(model(padded))}
+        made, bits = model(padded, torch.ones(len(image), 1, 1, 1, device=image.device))
+        return {"image": cut(made), "rate_bpp": bits / image[0].numel()}
 
     def metrics(self, outputs: Mapping[str, Tensor], batch: Batch) -> Mapping[str, Tensor]:
         x, y = outputs["image"], batch["image"]
@@ -101,6 +127,9 @@ class SarTask:
             "enl_ratio_pooled_db": sar_metrics.enl_ratio_pooled_db(x, y),
             "epi_sobel_cosine": sar_metrics.epi_sobel_cosine(x, y),
         }
+        if "rate_bpp" in outputs:
+            scores["rate_bpp"] = outputs["rate_bpp"]
+            scores["loss"] = scores["loss"] + weights.rate_weight * outputs["rate_bpp"]
         if "truth" in batch:
             scores["psnr_truth"] = image_metrics.psnr(x, batch["truth"])
         return scores
@@ -110,7 +139,9 @@ class SarTask:
         original = batch["image"][index, 0].cpu().numpy() * (high - low) + low
         made = outputs["image"][index, 0].cpu().numpy() * (high - low) + low
         one = slice(index, index + 1)
-        scores = self.metrics({"image": outputs["image"][one]}, {key: value[one] for key, value in batch.items()})
+        scores = self.metrics(
+            {key: value[one] for key, value in outputs.items()}, {key: value[one] for key, value in batch.items()}
+        )
         values = {key: float(value[0]) for key, value in scores.items()}
         note = (
             f"PSNR {values['psnr']:.2f} dB   SSIM {values['ssim']:.3f}\n"
@@ -118,6 +149,8 @@ class SarTask:
         )
         db = grayscale("backscatter (dB)", low, high)
         error = heat("|difference| (dB)", 0.0, _ERROR_SHARE * (high - low))
+        if "rate_bpp" in values:
+            note += f"   {values['rate_bpp']:.3f} bit/px"
         difference = abs(made - original)
         wall = f"   speckle wall {values['psnr_wall']:.2f} dB" if math.isfinite(values["psnr_wall"]) else ""
         given = [Panel("Original", apply_scale(original, db), f"{low:.1f} to {high:.1f} dB{wall}", db, role="given")]
