@@ -78,7 +78,7 @@ def refuse_nothing_written(result: Any, code: int, *sentences: str) -> None:
 def test_a_scene_becomes_a_georeferenced_tiff_in_db_and_a_picture(mlkit: Mlkit, scenes: Path) -> None:
     result = infer(mlkit, "in/scene.npy")
     assert result.code == 0
-    told, picture = result.out.splitlines()
+    told, _, picture = result.out.splitlines()
     assert re.fullmatch(
         r"out/scene_reconstructed\.tif: 90 x 70 px in \d+\.\d s \(\d+\.\d\d MP/s\), PSNR \d+\.\d\d dB, RMSE \d+\.\d\d "
         r"dB, \d+\.\d% outside the model's dB range, 0 masked; intensity, the default for nonnegative fractions "
@@ -110,7 +110,7 @@ def test_a_geotiff_keeps_its_place(mlkit: Mlkit, scenes: Path) -> None:
 def test_a_folder_gives_all_its_scenes_but_not_the_results_in_it(mlkit: Mlkit, scenes: Path) -> None:
     speckle(scenes / "b.npy", seed=1)
     first = infer(mlkit, "in", out="in")
-    assert first.code == 0 and len(first.out.splitlines()) == 4
+    assert first.code == 0 and len(first.out.splitlines()) == 6
     speckle(Path("more/c.npy"), seed=2)
     again = infer(mlkit, "in", "more", "--overwrite", out="in")
     assert again.code == 0 and "c_reconstructed.tif" in again.out and "reconstructed_reconstructed" not in again.out

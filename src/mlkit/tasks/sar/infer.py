@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -17,15 +17,14 @@ from numpy.typing import NDArray
 from mlkit.errors import DataError, MemoryShortError, NonFiniteError
 from mlkit.files import atomic_file
 from mlkit.imaging.tiling import tiled_rows
-from mlkit.tasks.sar.formats import GEO_TAGS
-from mlkit.tasks.sar.model import Autoencoder
+from mlkit.tasks.sar.formats import GEO_TAGS, GeoTag
+from mlkit.tasks.sar.model import MULTIPLE, Autoencoder
 from mlkit.tasks.sar.readers import OpenScene, open_scenes
 from mlkit.tasks.sar.resample import Looks, measure_looks, put_speckle_back
 from mlkit.tasks.sar.settings import Kind
 from mlkit.tasks.sar.source import to_unit
 from mlkit.tasks.sar.summary import Summary
 
-MULTIPLE = 16  # four stages of stride 2
 BLEND_PX = 16
 RESULT_SUFFIXES = ("_reconstructed", "_compare")
 _NODATA_TAG = 42113
@@ -206,7 +205,7 @@ def _one(
 
     with atomic_file(target) as partial:
         about = f"speckle resampled, seed {seed}" if speckle == "resample" else "no speckle put back"
-        _write_tiff(partial, bands(), (height, width), scene, f"backscatter in dB, reconstructed, {about}")
+        write_db_tiff(partial, bands(), (height, width), scene.geotags, f"backscatter in dB, reconstructed, {about}")
         if not seen.num_valid:  # before the result takes its place: an older one stays
             raise DataError(f"{scene.path} ({scene.name}) has no valid pixel, read as {scene.kind}")
         told, looks = _with_speckle(partial, scene, speckle, seed, db_min, db_max)
@@ -272,11 +271,15 @@ def _seen_again(path: Path, scene: OpenScene, db_min: float, db_max: float) -> S
     return seen
 
 
-def _write_tiff(
-    path: Path, rows: Iterator[NDArray[np.float32]], shape: tuple[int, int], scene: OpenScene, description: str
+def write_db_tiff(
+    path: Path,
+    rows: Iterator[NDArray[np.float32]],
+    shape: tuple[int, int],
+    geotags: Sequence[GeoTag] | None,
+    description: str,
 ) -> None:
     """Write float32 dB from rows, one after the other, with the scene's georeferencing."""
-    tags = [tag for tag in scene.geotags or () if tag[0] in GEO_TAGS and tag[0] != _NODATA_TAG]
+    tags = [tag for tag in geotags or () if tag[0] in GEO_TAGS and tag[0] != _NODATA_TAG]
     nodata = (_NODATA_TAG, 2, 0, "nan", True)
     # Strips of one row come from an iterator, so the whole scene is never in memory.
     strips = (row.tobytes() for row in rows)
