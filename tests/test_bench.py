@@ -42,6 +42,11 @@ RATIOS = {
         r"ratio of errors, over PCA of 4x4 cells: [\d.]+ x",
         r"active latent dimensions, smallest share of a run: [\d.]+",
     ),
+    "sar_codec": (
+        r"smoke +0\.5 bit/px +[\d,]+ B +[\d.]+ +[\d,]+ B +[\d.]+ +[+-]",
+        r"first bar: gain over JPEG 2000 at 0\.5 bit/px: ",
+        r"by Brotli over the range coder: [\d.]+ x",
+    ),
     "demo": (r"the demo, after the installation: [\d.]+ min",),
 }
 WITH_DATA = ("step", "precision", "crops", "checkpoint_cost")
