@@ -46,7 +46,10 @@ def pages() -> dict[Path, str]:
     made[DOCS / "benchmarks.md"] = filled(DOCS / "benchmarks.md", {"benchmarks": benchmarks_block()})
     sar = DOCS / "tasks" / "sar.md"
     blocks = {"sar comparison": comparison_block(DOCS / "experiments" / "sar"), "sar presets": presets_block("sar")}
+    blocks["sar codec"] = figures_block("sar_codec")
     made[sar] = filled(sar, blocks)
+    tries = DOCS / "experiments" / "sar" / "README.md"
+    made[tries] = filled(tries, {"sar tries": sar_tries()})
     sr = DOCS / "tasks" / "sr.md"
     blocks = {"sr presets": presets_block("sr"), "sr results": sr_results_block(), "sr memory": sr_memory_block()}
     made[sr] = filled(sr, blocks)
@@ -349,6 +352,13 @@ def benchmarks_block() -> str:
     return "\n".join(lines)
 
 
+def figures_block(bench: str) -> str:
+    """Return the figures of one script of bench/, if there are any."""
+    path = ROOT / "bench" / "results" / f"{bench}.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return "\n".join(_figures(found))
+
+
 def _figures(found: Mapping[str, Any] | None) -> list[str]:
     if found is None:
         return table(("figure", "value", "goal"), [("all of them", "not measured yet", "")])
@@ -618,6 +628,31 @@ def demosaic_questions() -> dict[str, str]:
         "light": table(("trained as", "pictures made brighter by", "cPSNR", "cPSNR linear", "highlight error"), light),
     }
     return {f"demosaic {name}": "\n".join(lines) for name, lines in tables.items()}
+
+
+def sar_tries() -> str:
+    """Return the table of results.json of docs/experiments/sar/run.py: a line a try, gains over the first."""
+    path = DOCS / "experiments" / "sar" / "results.json"
+    if not path.is_file():
+        return "Not measured yet."
+    found = json.loads(path.read_text(encoding="utf-8"))
+    keys = ("psnr_truth", "psnr", "psnr_wall", "ssim", "enl_ratio", "epi")
+    last = [row["scores"][max(row["scores"], key=int)] for row in found["tries"]]
+    rows = [
+        (
+            row["title"],
+            format_count(row["parameters"]),
+            f"{row['cpu_s'] / 60:.1f} min",
+            *(format_value(key, scores.get(key)) for key in keys),
+            f"{scores['psnr_truth'] - last[0]['psnr_truth']:+.2f}",
+            ", ".join(f"{row['scores'][step]['psnr_truth']:.2f}" for step in sorted(row["scores"], key=int)),
+        )
+        for row, scores in zip(found["tries"], last, strict=True)
+    ]
+    names = [METRICS[key].name for key in keys]
+    head = ("try", "parameters", "one core", *names, "gain to truth", "PSNR to truth over the steps")
+    source = f"`{found['command']}`, commit `{found['commit']}`, {found['date']}, {found['machine']}"
+    return "\n".join([*table(head, rows), "", f"{found['steps']:,} steps each. Measured: {source}."])
 
 
 def _lattices(scores: Sequence[Mapping[str, float]]) -> tuple[str]:
