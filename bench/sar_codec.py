@@ -96,9 +96,10 @@ def codec_of_run(options: argparse.Namespace, work: Path, data: Path) -> Any:
     run = options.run
     if run is None:
         run = work / "runs" / "codec"
-        small = ("--max-steps", "4", "--set", "model.base_channels=4") if options.smoke else ()
+        fewer = ("--max-steps", str(options.steps)) if options.steps else ()
+        small = ("--max-steps", "4", "--set", "model.base_channels=4") if options.smoke else fewer
         if not run.exists():
-            mlkit(work, "train", "--preset", PRESET, "--data", str(data), "--name", "codec", *small, *options.settings)
+            mlkit(work, "train", "--preset", PRESET, "--data", str(data), "--name", "codec", *small)
     opened = open_model(resolve_run(str(run), work / "runs").chosen_checkpoint(), torch.device("cpu"), task_name="sar")
     return codec_of(opened.net, opened.checkpoint, torch.device("cpu"))
 
@@ -222,7 +223,7 @@ def main() -> int:
     parser.add_argument("--scenes", type=Path, default=shared / "sar", help="folder with the scenes")
     parser.add_argument("--run", type=Path, help="a run or checkpoint to take instead of training one")
     parser.add_argument("--work", type=Path, help="keep dataset and run here, and go on where a stopped call was")
-    parser.add_argument("--settings", nargs="*", default=[], help="further words of the training command")
+    parser.add_argument("--steps", type=int, help="train for so many instead of the preset's")
     parser.add_argument("--picture", type=Path, help="also draw them side by side")
     options = parser.parse_args()
     if not options.smoke and not any((options.scenes / name).exists() for name in SCENES):

@@ -216,7 +216,7 @@ def infer(
         side, shared = tile_plan(opened.net, tile, overlap)
         if tile is not None and side > tile:
             typer.echo(f"tiles of {side} px instead of {tile}: neighbours share {shared} px (--overlap)", err=True)
-        how = {"kind": kind, "tile": tile, "overlap": overlap, "speckle": speckle, "seed": seed}
+        how: dict[str, Any] = {"kind": kind, "tile": tile, "overlap": overlap, "speckle": speckle, "seed": seed}
         how |= {"device": picked, "overwrite": overwrite}
         assert out is not None
         work = partial(_reconstruct, opened.net, opened.checkpoint.info["preprocessing"], out, how)
