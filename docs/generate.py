@@ -583,7 +583,8 @@ def demosaic_questions() -> dict[str, str]:
         return row[part][max(row[part], key=int)]
 
     start = {
-        name: last(parts, "photos") | {"new": last(parts, "patterns")["cpsnr"]} for name, parts in found["start"].items()
+        name: last(parts, "photos") | {"new": last(parts, "patterns")["cpsnr"]}
+        for name, parts in found["start"].items()
     }
     grid = [
         (
