@@ -266,7 +266,7 @@ def three(runs: Path) -> Path:
 def test_presets_complete_to_those_that_start_so() -> None:
     shipped = {path.stem for path in (Path(__file__).parents[2] / "presets").glob("*/*.toml")}
     assert set(complete.presets("")) == shipped
-    assert complete.presets("resid") == ["residual_v1_c16"]
+    assert complete.presets("residual_v") == ["residual_v1_c16"]
     assert complete.presets("c16") == complete.presets("*") == []
 
 

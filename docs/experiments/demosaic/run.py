@@ -284,10 +284,71 @@ def write_camera_files(lab: Lab, folder: Path) -> None:
         write_cfa_dng(folder / f"{path.stem}.dng", raw, colors(6, 6, phase), black=1024, white=16383)
 
 
+def draw(lab: Lab, folder: Path) -> None:
+    """Draw what questions 1, 3 and 4 are about on a held-out photograph: results, and errors of the whole picture."""
+    import torch
+
+    from mlkit.commands.opened import open_model, pick_device
+    from mlkit.data.manifest import open_manifest
+    from mlkit.imaging.grids import Panel, comparison_grid, write_png
+    from mlkit.metrics.mosaic import cpsnr, srgb_decoded, srgb_encoded
+    from mlkit.runs.folders import checkpoints
+    from mlkit.tasks.demosaic.settings import DemosaicData
+    from mlkit.tasks.demosaic.source import MosaicSource
+
+    source = MosaicSource(open_manifest(lab.work / "photos"), "validation", DemosaicData())
+    samples = [source.sample(index, np.random.default_rng(0)) for index in range(len(source))]
+    bright_share = [float((one["image"] > 0.25).float().mean()) for one in samples]  # what is above white, 2 stops up
+    some = [one for one, share in zip(samples, bright_share, strict=True) if 0.2 < share < 0.6] or samples
+    sample = max(some, key=lambda one: float(srgb_encoded(one["image"]).diff(dim=2).abs().mean()))
+    truth, values, phase = sample["image"][None], sample["mosaic"][None], sample["phase"][None]
+
+    def panels(name: str, title: str, gain: float = 1.0, shown: float = 1.0) -> tuple[Panel, Panel]:
+        opened = open_model(checkpoints(lab.work / "runs" / name)[-1], pick_device("cpu")[0])
+        with torch.inference_mode():
+            if name == "v3_srgb":
+                made = srgb_decoded(opened.net(srgb_encoded((values * gain).clamp(0, 1)), phase))
+            else:
+                made = opened.net(values * gain, phase)
+        made, meant = srgb_encoded(made / gain * shown), srgb_encoded(truth * shown)
+        error = ((made - meant).abs() * 16)[0].clamp(0, 1)
+        note = f"cPSNR {float(cpsnr(made, meant)):.2f} dB"
+        return picture(title, made[0], note), picture("|error| x16", error, "")
+
+    def picture(title: str, image: Any, note: str) -> Panel:
+        return Panel(title, np.ascontiguousarray(image.clamp(0, 1).permute(1, 2, 0).numpy(), dtype=np.float32), note)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    mosaic = picture("mosaic", srgb_encoded(values).expand(1, 3, -1, -1)[0], "")
+    original = picture("truth", srgb_encoded(truth)[0], "")
+    for file, ways in {
+        "grid.png": (
+            ("ft", "fine-tuned as v4_ft"),
+            ("ft_measured", "on LibRaw's picture"),
+            ("ft_phase01", "phase wrong by (0, 1)"),
+            ("ft_phase03", "phase wrong by (0, 3)"),
+        ),
+        "forgetting.png": (
+            ("base", "before fine-tuning"),
+            ("torture", "on patterns alone"),
+            ("ewc_strong", "consolidation 1e7"),
+            ("mixed", "mixed"),
+        ),
+    }.items():
+        columns = [panels(name, title) for name, title in ways]
+        rows = [[original, *(made for made, _ in columns)], [mosaic, *(error for _, error in columns)]]
+        write_png(folder / file, comparison_grid(rows, labels=["results", "errors"]))
+    bright = [panels(name, title, 4.0, 0.5) for name, title in (("v3_srgb", "sRGB"), ("v4_linear", "linear light"))]
+    dimmed = picture("truth", srgb_encoded(truth * 0.5)[0], "")
+    rows = [[dimmed, *(made for made, _ in bright)], [mosaic, *(error for _, error in bright)]]
+    write_png(folder / "highlights.png", comparison_grid(rows, labels=["results", "errors"]))
+
+
 def main() -> int:
     parser = _common.options_parser(__doc__)
     parser.add_argument("--photos", type=Path, default=PHOTOS, help="photographs to train on and hold out")
     parser.add_argument("--work", type=Path, help="keep datasets and runs here, and go on where a stopped call was")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="also draw a held-out photograph")
     options: argparse.Namespace = parser.parse_args()
     if not options.photos.is_dir():
         print(f"skipped: no photographs in {options.photos}; give --photos")
@@ -323,6 +384,8 @@ def main() -> int:
             for name in ("v3_srgb", "v4_linear")
         }
         highlights(lab, pair)
+        if options.pictures:
+            draw(lab, options.pictures)
         if options.json:
             content = {
                 "command": "python docs/experiments/demosaic/run.py", "commit": _common.commit(),
