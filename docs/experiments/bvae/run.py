@@ -90,15 +90,26 @@ class Lab:
         return str(json.loads(file.read_text())["status"]) if file.is_file() else ""
 
     def compare(self, of: str, presets: Sequence[str]) -> None:
-        """Compare the groups of a dataset and keep what the page shows."""
+        """Compare the groups of a dataset, runs that ended alone, and keep what the page shows.
+
+        A dataset for which a preset has no such run is left as it was.
+        """
         groups = [f"{of}_{preset}" for preset in presets]
-        found = json.loads(self.cli("compare", *groups, "--json", "--no-picture", "--out", str(self.work / "compare")))
-        self.results[of] = {
-            "dataset_sha256": found["dataset_sha256"],
-            "num_images": found["num_images"],
-            "rows": [self.row(preset, row) for preset, row in zip(presets, found["rows"], strict=True)],
-            "notes": found["notes"],
-        }
+        ended = [folder for folder in self.runs.glob(f"{of}_*") if self.state(folder) == "success"]
+        if missing := [group for group in groups if not any(one.name.startswith(f"{group}-s") for one in ended)]:
+            print(f"{of} is not compared yet: no run of {', '.join(missing)} has ended")
+            return
+        with tempfile.TemporaryDirectory() as temporary:
+            for folder in ended:
+                (Path(temporary) / folder.name).symlink_to(folder)
+            where = ("--runs-dir", temporary, "--out", str(self.work / "compare"))
+            found = json.loads(self.cli("compare", *groups, "--json", "--no-picture", *where))
+            self.results[of] = {
+                "dataset_sha256": found["dataset_sha256"],
+                "num_images": found["num_images"],
+                "rows": [self.row(preset, row) for preset, row in zip(presets, found["rows"], strict=True)],
+                "notes": found["notes"],
+            }
 
     def row(self, preset: str, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return one group: means, and the values and intervals of its runs."""
@@ -128,6 +139,13 @@ class Lab:
             ],
         }
 
+    def conclude(self, presets: Mapping[str, Sequence[str]], path: Path | None) -> None:
+        """Compare the groups of each dataset, and write what was found."""
+        for of, compared in presets.items():
+            self.compare(of, compared)
+        if path:
+            self.write(path)
+
     def write(self, path: Path) -> None:
         content = {
             "command": "python docs/experiments/bvae/run.py", "commit": _common.commit(),
@@ -151,18 +169,21 @@ def rounded(value: float | None) -> float | None:
 def main() -> int:
     parser = _common.options_parser(__doc__)
     parser.add_argument("--work", type=Path, help="keep datasets and runs here, and go on where a stopped call was")
+    parser.add_argument("--as-is", action="store_true", help="train nothing: compare the runs that --work has")
     options: argparse.Namespace = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         lab = Lab((options.work or Path(temporary)).absolute(), options.smoke)
         lab.runs.mkdir(parents=True, exist_ok=True)
         presets = {"arc1": (*OPTIONS, BEST), "synthetic": OPTIONS}
-        for seed in SEEDS[: 2 if lab.smoke else None]:
+        if options.as_is and options.json and options.json.is_file():
+            known = json.loads(options.json.read_text(encoding="utf-8"))
+            lab.results = {of: known[of] for of in presets if of in known}
+        for seed in () if options.as_is else SEEDS[: 2 if lab.smoke else None]:
             for of, preset in [*((of, preset) for of in SOURCES for preset in OPTIONS), ("arc1", BEST)]:
                 lab.train(preset, of, seed)
-            for of, compared in presets.items():
-                lab.compare(of, compared)
-            if options.json:  # after each seed, so that what is there can be looked at
-                lab.write(options.json)
+            lab.conclude(presets, options.json)  # after each seed, so that what is there can be looked at
+        if options.as_is:
+            lab.conclude(presets, options.json)
     return 0
 
 
