@@ -457,5 +457,6 @@ def test_none_of_it_imports_torch(words: list[str], heavy: list[str], three: Pat
         "from mlkit.__main__ import main\ntry:\n    main()\nexcept SystemExit: pass\n"
         f"print([m for m in ['torch', *{heavy!r}] if m in sys.modules], file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    wide = {**os.environ, "COLUMNS": "500"}  # a narrow window wants columns folded, which rich does
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=wide)
     assert done.stderr.splitlines()[-1] == "[]"

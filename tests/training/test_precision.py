@@ -95,7 +95,7 @@ def test_what_is_asked_for_is_taken_without_a_trial(asked: str, order: bool, mon
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, *results: tuple[float, float]) -> None:
-    def trials(task: Any, sample: Any, device: Any, candidates: Any) -> list[Any]:
+    def trials(task: Any, sample: Any, device: Any, candidates: Any, bare: bool) -> list[Any]:
         return [precision._Trial(choice, *result) for choice, result in zip(candidates, results, strict=True)]
 
     monkeypatch.setattr(precision, "_trials", trials)
