@@ -199,7 +199,8 @@ class Lab:
             if extra:
                 row["new"] = self.score(folder, extra)
                 said = (folder / "said.txt").read_text().splitlines()
-                row["guard"] = [line.strip() for line in said if "forgetting:" in line][:1]
+                told = [line.strip().replace(str(self.work), "DIR") for line in said if "forgetting:" in line]
+                row["guard"] = told[:1]
             rows.append(row)
         self.results[question] = rows
 
