@@ -37,6 +37,15 @@ class DatasetManifest:
     """Over task, label, preprocessing, splits, files and details: equal input and options give an equal hash."""
 
 
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """What `mlkit dataset build` made, and what the user should know of it."""
+
+    manifest: DatasetManifest
+    broken: list[str]  # one sentence for each file that was left out
+    lines: list[str]  # what was decided and dropped, in order
+
+
 def write_manifest(
     folder: Path,
     *,

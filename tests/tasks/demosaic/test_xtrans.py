@@ -34,8 +34,8 @@ def test_every_row_and_column_holds_all_three_colors() -> None:
 
 def test_the_pattern_of_others_is_a_phase_of_ours() -> None:
     letters = {"R": R, "G": G, "B": B}
-    phase_of([[letters[letter] for letter in row] for row in GHARBI])
-    phase_of(OTHER)
+    for pattern in ([[letters[letter] for letter in row] for row in GHARBI], OTHER):
+        assert np.array_equal(colors(6, 6, phase_of(pattern)), pattern)
 
 
 def test_the_period_is_18_sites_and_a_move_by_half_exchanges_red_and_blue() -> None:

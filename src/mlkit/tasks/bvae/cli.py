@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlkit.commands import complete
-from mlkit.commands.display import Counting
-from mlkit.commands.options import ended_by_signal, option_problems
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,51 +47,21 @@ def dataset_build(
 
         mlkit dataset build bvae --source synthetic --out data/synthetic
     """
-    import json
-
-    from pydantic import ValidationError
-
-    from mlkit.errors import DataError, MlkitError, counted
-    from mlkit.presets import explain
+    from mlkit.commands.building import build_and_tell, checked
     from mlkit.tasks.bvae.dataset import build_dataset
     from mlkit.tasks.bvae.settings import BvaeBuild
 
     values = {"classes": classes, "side": side, "val_share": val_share, "grids": grids, "seed": seed}
-    try:
-        build = BvaeBuild.model_validate(values)
-    except ValidationError as error:
-        raise MlkitError(*option_problems(explain(error, BvaeBuild, {}))) from None
-    counting = Counting("done")
-    try:
-        with ended_by_signal():
-            report = build_dataset(source, out, build=build, more=more or (), skip_broken=True, progress=counting)
-    finally:
-        counting.close()
-    manifest = report.manifest
-    if as_json:
-        result = {
-            "folder": str(out),
-            "sha256": manifest.sha256,
-            "splits": manifest.splits,
-            "label": manifest.label,
-            "preprocessing": manifest.preprocessing,
-            "details": manifest.details,
-            "broken": report.broken,
-            "notes": report.lines,
-        }
-        typer.echo(json.dumps(result, indent=2))
-    else:
-        for line in [*report.lines, *class_table(manifest.details)]:
-            typer.echo(line)
-        label = f" ({manifest.label})" if manifest.label else ""
-        typer.echo(f"{out}{label}: sha256 {manifest.sha256[:12]}")
-        typer.echo(f"next: mlkit train --preset bvae_tiny --data {out}")
-    if report.broken and not skip_broken:  # built all the same, but a script must notice
-        raise DataError(
-            *report.broken,
-            f"{counted(len(report.broken), 'broken file')} left out of {out}; mend and build again, or accept it with "
-            f"--skip-broken",
-        )
+    build = checked(BvaeBuild, values)
+    build_and_tell(
+        lambda counting: build_dataset(source, out, build=build, more=more or (), skip_broken=True, progress=counting),
+        out,
+        preset="bvae_tiny",
+        what="file",
+        skip_broken=skip_broken,
+        as_json=as_json,
+        table=lambda manifest: class_table(manifest.details),
+    )
 
 
 def class_table(details: dict[str, Any]) -> list[str]:

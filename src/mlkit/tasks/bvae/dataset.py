@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mlkit.data.building import dataset_folder
-from mlkit.data.manifest import DatasetManifest, open_manifest, write_manifest
+from mlkit.data.manifest import BuildReport, open_manifest, write_manifest
 from mlkit.data.store import StoreWriter
 from mlkit.errors import DataError, counted
 from mlkit.seeding import generator
@@ -30,15 +30,6 @@ log = logging.getLogger(__name__)
 
 EMBEDDED = ("arc1", "arc2", "synthetic")
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class BuildReport:
-    """What was built, and what the user should know of it."""
-
-    manifest: DatasetManifest
-    broken: list[str]  # one sentence for each file that was left out
-    lines: list[str]  # what was decided and dropped, in order
 
 
 @dataclass(slots=True)

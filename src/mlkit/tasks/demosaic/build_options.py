@@ -7,9 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from mlkit.commands.display import Counting
-from mlkit.commands.options import ended_by_signal, option_problems
-
 Teacher = Literal["libraw", "binned", "self"]
 
 
@@ -65,12 +62,7 @@ def dataset_build(
 
         mlkit dataset build demosaic --source raws/ --teacher libraw --downsample 4 --out data/raws
     """
-    import json
-
-    from pydantic import ValidationError
-
-    from mlkit.errors import DataError, MlkitError, counted
-    from mlkit.presets import explain
+    from mlkit.commands.building import build_and_tell, checked
     from mlkit.tasks.demosaic.dataset import build_dataset
     from mlkit.tasks.demosaic.settings import DemosaicBuild
 
@@ -84,41 +76,16 @@ def dataset_build(
         "val_share": val_share,
         "seed": seed,
     }
-    try:
-        build = DemosaicBuild.model_validate(values)
-    except ValidationError as error:
-        raise MlkitError(*option_problems(explain(error, DemosaicBuild, {}))) from None
-    counting = Counting("done")
+    build = checked(DemosaicBuild, values)
     sources = [*(source or ()), *(more or ())]
-    try:
-        with ended_by_signal():
-            report = build_dataset(sources or None, out, build=build, skip_broken=True, progress=counting)
-    finally:
-        counting.close()
-    manifest = report.manifest
-    if as_json:
-        result = {
-            "folder": str(out),
-            "sha256": manifest.sha256,
-            "splits": manifest.splits,
-            "label": manifest.label,
-            "preprocessing": manifest.preprocessing,
-            "broken": report.broken,
-            "notes": report.lines,
-        }
-        typer.echo(json.dumps(result, indent=2))
-    else:
-        for line in report.lines:
-            typer.echo(line)
-        label = f" ({manifest.label})" if manifest.label else ""
-        typer.echo(f"{out}{label}: sha256 {manifest.sha256[:12]}")
-        typer.echo(f"next: mlkit train --preset demosaic_tiny --data {out}")
-    if report.broken and not skip_broken:  # built all the same, but a script must notice
-        raise DataError(
-            *report.broken,
-            f"{counted(len(report.broken), 'broken photograph')} left out of {out}; mend and build again, or accept it "
-            f"with --skip-broken",
-        )
+    build_and_tell(
+        lambda counting: build_dataset(sources or None, out, build=build, skip_broken=True, progress=counting),
+        out,
+        preset="demosaic_tiny",
+        what="photograph",
+        skip_broken=skip_broken,
+        as_json=as_json,
+    )
 
 
 def _whole_numbers(text: str) -> list[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlkit.data.building import dataset_folder
-from mlkit.data.manifest import DatasetManifest, open_manifest, write_manifest
+from mlkit.data.manifest import BuildReport, open_manifest, write_manifest
 from mlkit.data.photos import (
     Photo,
     PhotoStore,
@@ -48,15 +48,6 @@ SAMPLE_PATTERNS = 26
 SHARP_SHARE = 0.2  # of the squares of photographs
 _SHEET = "torture.png"
 _SHEET_PX = 96  # a pattern's side in it
-
-
-@dataclass(frozen=True, slots=True)
-class BuildReport:
-    """What was built, and what the user should know of it."""
-
-    manifest: DatasetManifest
-    broken: list[str]  # one sentence for each file that was skipped
-    lines: list[str]  # what was decided and dropped, in order
 
 
 def build_dataset(

@@ -7,9 +7,6 @@ from typing import Annotated
 
 import typer
 
-from mlkit.commands.display import Counting
-from mlkit.commands.options import ended_by_signal, option_problems
-
 
 def dataset_build(
     out: Annotated[Path, typer.Option(help="Folder to make; it must not exist or be empty.")],
@@ -54,12 +51,7 @@ def dataset_build(
 
         mlkit dataset build lens --pairs pairs/ --out data/pairs
     """
-    import json
-
-    from pydantic import ValidationError
-
-    from mlkit.errors import DataError, MlkitError, counted
-    from mlkit.presets import explain
+    from mlkit.commands.building import build_and_tell, checked
     from mlkit.tasks.lens.dataset import build_dataset
     from mlkit.tasks.lens.settings import LensBuild
 
@@ -73,38 +65,15 @@ def dataset_build(
         "val_share": val_share,
         "seed": seed,
     }
-    try:
-        build = LensBuild.model_validate(values)
-    except ValidationError as error:
-        raise MlkitError(*option_problems(explain(error, LensBuild, {}))) from None
-    counting = Counting("done")
+    build = checked(LensBuild, values)
     sources = [*(source or ()), *(more or ())]
-    try:
-        with ended_by_signal():
-            report = build_dataset(sources or None, out, build=build, pairs=pairs, skip_broken=True, progress=counting)
-    finally:
-        counting.close()
-    manifest = report.manifest
-    if as_json:
-        result = {
-            "folder": str(out),
-            "sha256": manifest.sha256,
-            "splits": manifest.splits,
-            "label": manifest.label,
-            "preprocessing": manifest.preprocessing,
-            "broken": report.broken,
-            "notes": report.lines,
-        }
-        typer.echo(json.dumps(result, indent=2))
-    else:
-        for line in report.lines:
-            typer.echo(line)
-        label = f" ({manifest.label})" if manifest.label else ""
-        typer.echo(f"{out}{label}: sha256 {manifest.sha256[:12]}")
-        typer.echo(f"next: mlkit train --preset lens_tiny --data {out}")
-    if report.broken and not skip_broken:  # built all the same, but a script must notice
-        raise DataError(
-            *report.broken,
-            f"{counted(len(report.broken), 'broken file')} left out of {out}; mend and build again, or accept it "
-            f"with --skip-broken",
-        )
+    build_and_tell(
+        lambda counting: build_dataset(
+            sources or None, out, build=build, pairs=pairs, skip_broken=True, progress=counting
+        ),
+        out,
+        preset="lens_tiny",
+        what="file",
+        skip_broken=skip_broken,
+        as_json=as_json,
+    )

@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlkit.data.building import dataset_folder
-from mlkit.data.manifest import DatasetManifest, open_manifest, write_manifest
+from mlkit.data.manifest import BuildReport, open_manifest, write_manifest
 from mlkit.data.photos import (
     Photo,
     PhotoStore,
@@ -44,15 +44,6 @@ SAMPLE_LABEL = "embedded sample"
 SAMPLE_SCENES = 8
 _REDUCTIONS = (1, 2, 4)
 _SHEET = "samples.png"
-
-
-@dataclass(frozen=True, slots=True)
-class BuildReport:
-    """What was built, and what the user should know of it."""
-
-    manifest: DatasetManifest
-    broken: list[str]  # one sentence for each file that was skipped
-    lines: list[str]  # what was decided and dropped, in order
 
 
 def build_dataset(

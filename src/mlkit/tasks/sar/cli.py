@@ -12,7 +12,7 @@ import typer
 
 from mlkit.commands import complete
 from mlkit.commands.display import Counting, duration
-from mlkit.commands.options import ended_by_signal, option_problems
+from mlkit.commands.options import ended_by_signal
 
 if TYPE_CHECKING:
     from mlkit.tasks.sar.codec import Codec
@@ -59,12 +59,7 @@ def dataset_build(
 
         mlkit dataset build sar --source a.tif b.npy --kind intensity --patch 128 --out data/mixed
     """
-    import json
-
-    from pydantic import ValidationError
-
-    from mlkit.errors import DataError, MlkitError, counted
-    from mlkit.presets import explain
+    from mlkit.commands.building import build_and_tell, checked
     from mlkit.tasks.sar.dataset import build_dataset
     from mlkit.tasks.sar.settings import SarBuild
 
@@ -80,41 +75,16 @@ def dataset_build(
         "percentiles": percentiles,
         "seed": seed,
     }
-    try:
-        build = SarBuild.model_validate(values)
-    except ValidationError as error:
-        raise MlkitError(*option_problems(explain(error, SarBuild, {}))) from None
-    counting = Counting("done")
+    build = checked(SarBuild, values)
     sources = [*(source or ()), *(more or ())]
-    try:
-        with ended_by_signal():
-            report = build_dataset(sources or None, out, build=build, skip_broken=True, progress=counting)
-    finally:
-        counting.close()
-    manifest = report.manifest
-    if as_json:
-        result = {
-            "folder": str(out),
-            "sha256": manifest.sha256,
-            "splits": manifest.splits,
-            "label": manifest.label,
-            "preprocessing": manifest.preprocessing,
-            "broken": report.broken,
-            "notes": report.lines,
-        }
-        typer.echo(json.dumps(result, indent=2))
-    else:
-        for line in report.lines:
-            typer.echo(line)
-        label = f" ({manifest.label})" if manifest.label else ""
-        typer.echo(f"{out}{label}: sha256 {manifest.sha256[:12]}")
-        typer.echo(f"next: mlkit train --preset baseline_c16 --data {out}")
-    if report.broken and not skip_broken:  # built all the same, but a script must notice
-        raise DataError(
-            *report.broken,
-            f"{counted(len(report.broken), 'broken image')} left out of {out}; mend and build again, or accept it with "
-            f"--skip-broken",
-        )
+    build_and_tell(
+        lambda counting: build_dataset(sources or None, out, build=build, skip_broken=True, progress=counting),
+        out,
+        preset="baseline_c16",
+        what="image",
+        skip_broken=skip_broken,
+        as_json=as_json,
+    )
 
 
 def infer(

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from mlkit.data.building import dataset_folder
-from mlkit.data.manifest import DatasetManifest, open_manifest, write_manifest
+from mlkit.data.manifest import BuildReport, open_manifest, write_manifest
 from mlkit.data.store import Store, StoreWriter
 from mlkit.errors import DataError, counted, listing
 from mlkit.files import sha256_file, sha256_json
@@ -32,15 +32,6 @@ log = logging.getLogger(__name__)
 PIPELINE = "db|clip|unit"
 _FEW_PATCHES = 8  # below it, a mean over validation patches hardly has an interval
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class BuildReport:
-    """What was built, and what the user should know of it."""
-
-    manifest: DatasetManifest
-    broken: list[str]  # one sentence for each image that was skipped
-    lines: list[str]  # what was decided and dropped, in order
 
 
 def build_dataset(

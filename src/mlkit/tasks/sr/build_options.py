@@ -8,9 +8,6 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from mlkit.commands.display import Counting
-from mlkit.commands.options import ended_by_signal, option_problems
-
 Pairs = Literal["from-photos", "from-base", "none"]
 BaseDtype = Literal["fp32", "bf16", "fp16"]
 
@@ -77,12 +74,7 @@ def dataset_build(
 
         mlkit dataset build sr --pairs none --source photos/ --out data/photos
     """
-    import json
-
-    from pydantic import ValidationError
-
-    from mlkit.errors import DataError, MlkitError, counted
-    from mlkit.presets import explain
+    from mlkit.commands.building import build_and_tell, checked
     from mlkit.tasks.sr.dataset import build_dataset
     from mlkit.tasks.sr.settings import SrBuild
 
@@ -98,49 +90,23 @@ def dataset_build(
         "steps": steps,
         "seed": seed,
     }
-    try:
-        build = SrBuild.model_validate(values)
-    except ValidationError as error:
-        raise MlkitError(*option_problems(explain(error, SrBuild, {}))) from None
-    counting = Counting("done")
+    build = checked(SrBuild, values)
     sources = [*(source or ()), *(more or ())]
-    try:
-        with ended_by_signal():
-            report = build_dataset(
-                sources or None,
-                out,
-                build=build,
-                open_with=partial(_open, base, base_dtype, prompt_embeds, device),
-                skip_broken=True,
-                progress=counting,
-            )
-    finally:
-        counting.close()
-    manifest = report.manifest
-    if as_json:
-        result = {
-            "folder": str(out),
-            "sha256": manifest.sha256,
-            "splits": manifest.splits,
-            "label": manifest.label,
-            "preprocessing": manifest.preprocessing,
-            "broken": report.broken,
-            "notes": report.lines,
-        }
-        typer.echo(json.dumps(result, indent=2))
-    else:
-        for line in report.lines:
-            typer.echo(line)
-        label = f" ({manifest.label})" if manifest.label else ""
-        typer.echo(f"{out}{label}: sha256 {manifest.sha256[:12]}")
-        preset = "sr_flow_tiny" if pairs == "none" else "ftd_tiny"
-        typer.echo(f"next: mlkit train --preset {preset} --data {out}")
-    if report.broken and not skip_broken:  # built all the same, but a script must notice
-        raise DataError(
-            *report.broken,
-            f"{counted(len(report.broken), 'broken photograph')} left out of {out}; mend and build again, or accept it "
-            f"with --skip-broken",
-        )
+    build_and_tell(
+        lambda counting: build_dataset(
+            sources or None,
+            out,
+            build=build,
+            open_with=partial(_open, base, base_dtype, prompt_embeds, device),
+            skip_broken=True,
+            progress=counting,
+        ),
+        out,
+        preset="sr_flow_tiny" if pairs == "none" else "ftd_tiny",
+        what="photograph",
+        skip_broken=skip_broken,
+        as_json=as_json,
+    )
 
 
 def _whole_numbers(text: str) -> list[int]:

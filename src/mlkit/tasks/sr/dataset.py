@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlkit.data import photos as photographs
 from mlkit.data.building import dataset_folder
-from mlkit.data.manifest import DatasetManifest, open_manifest, write_manifest
+from mlkit.data.manifest import BuildReport, open_manifest, write_manifest
 from mlkit.data.photos import (
     PHOTOGRAPHS,
     Levels,
@@ -47,15 +47,6 @@ PIPELINES = {
 SAMPLE_LABEL = "embedded sample"
 _SAMPLE_PAIRS = 80
 _FEW_PAIRS = 8  # below it, a mean over validation pairs hardly has an interval
-
-
-@dataclass(frozen=True, slots=True)
-class BuildReport:
-    """What was built, and what the user should know of it."""
-
-    manifest: DatasetManifest
-    broken: list[str]  # one sentence for each photograph that was skipped
-    lines: list[str]  # what was decided and dropped, in order
 
 
 def build_dataset(
