@@ -8,21 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlkit.commands import complete
-from mlkit.commands.options import ended_by_signal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from mlkit.commands.preview import Pace
-    from mlkit.errors import MlkitError
-    from mlkit.tasks.lens.corrector import Corrector
+    from mlkit.commands.inferring import Make
     from mlkit.tasks.lens.infer_files import FileResult
-    from mlkit.tasks.lens.infer_inputs import Job, Options
-
-_PREVIEWS = 3  # pictures on a terminal; more would hide the lines
+    from mlkit.tasks.lens.infer_inputs import Job
 
 
 def infer(
@@ -72,9 +62,8 @@ def infer(
 
         mlkit infer lens photos/ --out straight --strength 0.8 --zoom --checkpoint stage3_finetune
     """
-    import json
-
-    from mlkit.errors import DataError, MlkitError, counted
+    from mlkit.commands.inferring import infer_files
+    from mlkit.errors import MlkitError, counted
     from mlkit.tasks.lens.infer_inputs import find_jobs, options_of
 
     options = options_of(strength=strength, grid=grid, zoom=zoom, force=force, strict=strict)
@@ -85,69 +74,32 @@ def infer(
     skipped = [str(job.path) for job in jobs if job not in waiting]
     if skipped and not as_json:
         typer.echo(f"{counted(len(skipped), 'photo')} skipped: results exist in {out}; --overwrite makes them again")
-    told: list[dict[str, Any]] = []
-    errors: list[MlkitError] = []
-    if waiting:
+
+    def opened() -> Make[Job, FileResult]:
         from mlkit.commands.opened import pick_device
-        from mlkit.commands.preview import Pace, show, shows_pictures
         from mlkit.runs.folders import resolve_run
         from mlkit.settings import Places
         from mlkit.tasks.lens.corrector import open_corrector
+        from mlkit.tasks.lens.infer_files import correct_file
 
         picked, sentence = pick_device(device)
         if sentence:
             typer.echo(sentence, err=True)
         folder = resolve_run(checkpoint, Places().runs_dir).chosen_checkpoint() if checkpoint else None
         corrector = open_corrector(folder, device=picked)
-        pace = Pace(sum(job.megapixels() for job in waiting))
-        shows = preview and not as_json and shows_pictures()
-        with ended_by_signal():
-            for job, outcome in _corrected(corrector, waiting, options, pace):
-                if isinstance(outcome, MlkitError):
-                    errors.append(outcome)  # a broken file does not stop the others
-                    continue
-                result, image_hwc = outcome
-                told.append(_as_dict(job, result))
-                if not as_json:
-                    _tell(job, result)
-                    if shows and len(told) <= _PREVIEWS:
-                        show(image_hwc)
-    if as_json:
-        problems = [problem for error in errors for problem in error.problems]
-        typer.echo(json.dumps({"results": told, "skipped": skipped, "errors": problems}, indent=2))
-    if errors:
-        kind = DataError if any(isinstance(error, DataError) for error in errors) else type(errors[0])
-        raise kind(*(problem for error in errors for problem in error.problems))
+        return lambda job, progress, say: correct_file(corrector, job, options, progress=progress)
 
-
-def _corrected(
-    corrector: Corrector, jobs: Sequence[Job], options: Options, pace: Pace
-) -> Iterator[tuple[Job, tuple[FileResult, NDArray[np.float32]] | MlkitError]]:
-    """Yield each job with its result and a thumbnail, or why there is none; the line of `pace` is gone meanwhile."""
-    from mlkit.errors import MemoryShortError, MlkitError
-    from mlkit.tasks.lens.infer_files import correct_file
-
-    pace.begin()
-    try:
-        for number, job in enumerate(jobs, start=1):
-            expected_mp = job.megapixels()
-            label = job.path.name if len(jobs) == 1 else f"{job.path.name} ({number}/{len(jobs)})"
-
-            def progress(rows: int, of: int, label: str = label, expected_mp: float = expected_mp) -> None:
-                pace.update(label, expected_mp * rows / of)
-
-            outcome: tuple[FileResult, NDArray[np.float32]] | MlkitError
-            try:
-                outcome = correct_file(corrector, job, options, progress=progress)
-                pace.end_image()
-            except (MlkitError, MemoryError) as error:
-                short = f"{job.path}: out of memory; free some memory, or reduce the photograph"
-                outcome = error if isinstance(error, MlkitError) else MemoryShortError(short)
-                pace.drop_image(expected_mp)
-            pace.close()
-            yield job, outcome
-    finally:
-        pace.close()
+    infer_files(
+        waiting,
+        opened,
+        megapixels=lambda job: job.megapixels(),
+        tell=_tell,
+        as_dict=_as_dict,
+        skipped=skipped,
+        short="; free some memory, or reduce the photograph",
+        preview=preview,
+        as_json=as_json,
+    )
 
 
 def _tell(job: Job, result: FileResult) -> None:

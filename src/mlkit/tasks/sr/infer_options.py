@@ -8,24 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mlkit.commands import complete
-from mlkit.commands.options import ended_by_signal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     import numpy as np
     from numpy.typing import NDArray
 
-    from mlkit.commands.preview import Pace
-    from mlkit.errors import MlkitError
-    from mlkit.tasks.sr.infer import Plan
+    from mlkit.commands.inferring import Make, Progress, Say
     from mlkit.tasks.sr.infer_files import FileResult
-    from mlkit.tasks.sr.infer_inputs import Job, Options
-    from mlkit.tasks.sr.restorer import Restorer
+    from mlkit.tasks.sr.infer_inputs import Job
 
 Format = Literal["same", "png", "jpeg", "webp", "tiff"]
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
-_PREVIEWS = 3  # pictures on a terminal; more would hide the lines
 
 
 def infer(
@@ -117,9 +110,8 @@ def infer(
 
         mlkit infer sr photo.png --sr-scale 0.5:1.5:0.25 --checkpoint ftd_tiny
     """
-    import json
-
-    from mlkit.errors import DataError, MlkitError, counted
+    from mlkit.commands.inferring import infer_files
+    from mlkit.errors import MlkitError, counted
     from mlkit.tasks.sr.infer_inputs import find_jobs, options_of
 
     options = options_of(
@@ -132,13 +124,12 @@ def infer(
     skipped = [str(job.path) for job in jobs if job not in waiting]
     if skipped and not as_json:
         typer.echo(f"{counted(len(skipped), 'image')} skipped: results exist in {out}; --overwrite makes them again")
-    told: list[dict[str, Any]] = []
-    errors: list[MlkitError] = []
-    if waiting:
+
+    def opened() -> Make[Job, FileResult]:
         from mlkit.commands.opened import pick_device
-        from mlkit.commands.preview import Pace, show, shows_pictures
         from mlkit.tasks.sr.adapter_options import open_restorer
         from mlkit.tasks.sr.infer import plan_for
+        from mlkit.tasks.sr.infer_files import restore_file
 
         picked, sentence = pick_device(device)
         if sentence:
@@ -154,56 +145,26 @@ def infer(
         plan = plan_for(restorer, tile, overlap, batch, int(shifts))
         if tile is not None and plan.tile != tile:
             typer.echo(f"tiles of {plan.tile} px instead of {tile}: a multiple of {restorer.multiple}", err=True)
-        pace = Pace(sum(job.megapixels(scale) for job in waiting))
-        shows = preview and not as_json and shows_pictures()
-        with ended_by_signal():
-            for job, outcome in _restored(restorer, waiting, plan, options, pace):
-                if isinstance(outcome, MlkitError):
-                    errors.append(outcome)  # a broken file does not stop the others
-                    continue
-                result, image_hwc = outcome
-                told.append(_as_dict(job, result))
-                if not as_json:
-                    _tell(job, result)
-                    if shows and len(told) <= _PREVIEWS:
-                        show(image_hwc)
-    if as_json:
-        problems = [problem for error in errors for problem in error.problems]
-        typer.echo(json.dumps({"results": told, "skipped": skipped, "errors": problems}, indent=2))
-    if errors:
-        kind = DataError if any(isinstance(error, DataError) for error in errors) else type(errors[0])
-        raise kind(*(problem for error in errors for problem in error.problems))
 
+        def made(job: Job, progress: Progress, say: Say) -> tuple[FileResult, NDArray[np.float32]]:
+            nonlocal plan
+            result, shown = restore_file(restorer, job, plan, options, progress=progress, say=say)
+            plan = result.plan  # what did not fit into memory once is not tried again
+            return result, shown
 
-def _restored(
-    restorer: Restorer, jobs: Sequence[Job], plan: Plan, options: Options, pace: Pace
-) -> Iterator[tuple[Job, tuple[FileResult, NDArray[np.float32]] | MlkitError]]:
-    """Yield each job with its result and a thumbnail, or why there is none; the line of `pace` is gone meanwhile."""
-    from mlkit.errors import MemoryShortError, MlkitError
-    from mlkit.tasks.sr.infer_files import restore_file
+        return made
 
-    pace.begin()
-    try:
-        for number, job in enumerate(jobs, start=1):
-            expected_mp = job.megapixels(options.scale)
-            label = job.path.name if len(jobs) == 1 else f"{job.path.name} ({number}/{len(jobs)})"
-
-            def progress(rows: int, of: int, label: str = label, expected_mp: float = expected_mp) -> None:
-                pace.update(label, expected_mp * rows / of)
-
-            outcome: tuple[FileResult, NDArray[np.float32]] | MlkitError
-            try:
-                outcome = restore_file(restorer, job, plan, options, progress=progress, say=pace.say)
-                plan = outcome[0].plan  # what did not fit into memory once is not tried again
-                pace.end_image()
-            except (MlkitError, MemoryError) as error:
-                short = f"{job.path}: out of memory while it is read; free some memory, or cut it into parts"
-                outcome = error if isinstance(error, MlkitError) else MemoryShortError(short)
-                pace.drop_image(expected_mp)
-            pace.close()
-            yield job, outcome
-    finally:
-        pace.close()
+    infer_files(
+        waiting,
+        opened,
+        megapixels=lambda job: job.megapixels(scale),
+        tell=_tell,
+        as_dict=_as_dict,
+        skipped=skipped,
+        short=" while it is read; free some memory, or cut it into parts",
+        preview=preview,
+        as_json=as_json,
+    )
 
 
 def _tell(job: Job, result: FileResult) -> None:
