@@ -74,6 +74,30 @@ def test_killed_before_any_operation_on_files_and_resumed_gives_the_same_bits(
     assert place > 40
 
 
+def test_latents_that_are_quantised_at_random_steps_resume_to_the_same_bits(
+    datasets: dict[str, Path], tmp_path: Path
+) -> None:
+    """Noise in place of rounding and a step drawn for each sample are both chance of the update itself."""
+    codec = {
+        "model.arch": "gdn",
+        "model.base_channels": 4,
+        "model.latent_channels": 6,
+        "model.quantize": "noise",
+        "model.quantize_steps": (0.25, 4.0),
+        "loss.rate_weight": 0.01,
+        "data.patch": 32,
+        "checkpoint.grid": False,
+        "eval.max_samples": 4,
+    }
+    job = Job("sar", datasets["sar"], STEPS | FULL | codec)
+    assert run(job, tmp_path / "one")
+    for place in (7, 23, 41):
+        folder = tmp_path / f"at-{place}"
+        assert not run(job, folder, die_at=place)
+        assert run(job, folder)
+        _same(tmp_path / "one", folder)
+
+
 def test_early_stopping_ends_at_the_same_step_after_a_kill(datasets: dict[str, Path], tmp_path: Path) -> None:
     never_better = {"eval.early_stop_patience": 2, "eval.early_stop_min_delta": 100.0}
     job = Job("toy", datasets["toy"], STEPS | PLAIN | never_better)
