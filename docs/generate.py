@@ -638,22 +638,44 @@ def sar_tries() -> str:
         return "Not measured yet."
     found = json.loads(path.read_text(encoding="utf-8"))
     keys = ("psnr_truth", "psnr", "psnr_wall", "ssim", "enl_ratio", "epi")
-    last = [row["scores"][max(row["scores"], key=int)] for row in found["tries"]]
-    rows = [
-        (
-            row["title"],
-            format_count(row["parameters"]),
-            f"{row['cpu_s'] / 60:.1f} min",
-            *(format_value(key, scores.get(key)) for key in keys),
-            f"{scores['psnr_truth'] - last[0]['psnr_truth']:+.2f}",
-            ", ".join(f"{row['scores'][step]['psnr_truth']:.2f}" for step in sorted(row["scores"], key=int)),
+    ends = {row["name"]: [scores[max(scores, key=int)] for scores in row["runs"]] for row in found["tries"]}
+    rows = []
+    for row in found["tries"]:
+        runs = ends[row["name"]]
+        other = ends[row["against"]]
+        curve = row["runs"][0]
+        rows.append(
+            (
+                row["title"],
+                format_count(row["parameters"]),
+                f"{row['steps']:,} x {len(runs)}",
+                f"{row['cpu_s'] / 60:.1f} min",
+                *(format_value(key, _mean([scores.get(key) for scores in runs])) for key in keys),
+                MISSING if row["against"] == row["name"] else _gain_of_seeds(runs, other, "psnr_truth"),
+                ", ".join(f"{curve[step]['psnr_truth']:.1f}" for step in sorted(curve, key=int)),
+            )
         )
-        for row, scores in zip(found["tries"], last, strict=True)
-    ]
     names = [METRICS[key].name for key in keys]
-    head = ("try", "parameters", "one core", *names, "gain to truth", "PSNR to truth over the steps")
+    head = ("try", "parameters", "steps x seeds", "one core", *names, "gain to truth", "PSNR to truth over the steps")
     source = f"`{found['command']}`, commit `{found['commit']}`, {found['date']}, {found['machine']}"
-    return "\n".join([*table(head, rows), "", f"{found['steps']:,} steps each. Measured: {source}."])
+    about = "One core: of one run. A gain of several seeds has Welch's 95 % interval over them."
+    return "\n".join([*table(head, rows), "", f"{about} Measured: {source}."])
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _gain_of_seeds(runs: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, float]], key: str) -> str:
+    """Return the difference of two means over seeds, with its interval where there are several of both."""
+    from mlkit.evaluation.statistics import welch_interval
+
+    values, others = ([scores[key] for scores in each] for each in (runs, other))
+    if min(len(values), len(others)) < 2:
+        return f"{sum(values) / len(values) - sum(others) / len(others):+.2f}"
+    interval = welch_interval(others, values)
+    return f"{interval.mean:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
 
 
 def _lattices(scores: Sequence[Mapping[str, float]]) -> tuple[str]:

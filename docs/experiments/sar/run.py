@@ -3,8 +3,8 @@
     python docs/experiments/sar/run.py --work DIR --json docs/experiments/sar/results.json
 
 The embedded sample has each scene without its speckle, so models are scored against that (PSNR to truth) beside the
-speckled image (PSNR), whose wall is the same for all. Each try changes one thing of `residual_v1_c16`; baseline and
-tries see the same crops of 64 px in the same order. Goal: 1.5 dB over the baseline in PSNR to truth.
+speckled image (PSNR), whose wall is the same for all. Each try changes one thing; a gain is over the baseline with the
+same loss and steps, which saw the same crops of 64 px in the same order. Goal: 1.5 dB in PSNR to truth.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,6 @@ sys.path.insert(0, str(ROOT / "bench"))
 
 import _common  # noqa: E402 - beside the measurements
 
-STEPS = 2000
-EVERY = 500
 KEYS = ("psnr", "psnr_truth", "psnr_wall", "ssim", "enl_ratio", "epi")
 # Narrow, so that a try takes minutes of one core; crops of 64 px in batches of 8.
 SHARED = (
@@ -44,37 +43,42 @@ class Try:
     title: str
     preset: str
     settings: tuple[str, ...]
+    against: str = "baseline"  # the try with the same loss and steps that gains are over
+    steps: int = 2000
+    seeds: tuple[int, ...] = (0,)
 
 
+def _width(preset: str) -> str:
+    return f"model.base_channels={16 if preset == 'baseline_c16' else 8}"
+
+
+def _short(name: str, title: str, preset: str, *settings: str, against: str = "baseline") -> Try:
+    return Try(name, title, preset, (_width(preset), *settings), against)
+
+
+def _long(name: str, title: str, preset: str, *settings: str, against: str) -> Try:
+    kept = (_width(preset), *AVERAGED, *settings)
+    return Try(name, title, preset, kept, against, steps=8000, seeds=(0, 1, 2) if against == "baseline_long" else (0,))
+
+
+FAST = "train.lr=3e-3"
+SLOWER = "train.lr=2e-3"
+AVERAGED = ("train.ema_decay=0.998",)
+SQUARED = ("loss.mse_weight=1.0", "loss.ssim_weight=0.0")
+BASELINE, RESIDUAL = "baseline_c16", "residual_v1_c16"
 TRIES = (
-    Try("baseline", "baseline, width 16, rate 1e-3", "baseline_c16", ("model.base_channels=16", "train.lr=1e-3")),
-    Try("baseline_fast", "the same at 3e-3", "baseline_c16", ("model.base_channels=16", "train.lr=3e-3")),
-    Try("residual", "residual_v1, width 8, rate 1e-3", "residual_v1_c16", ("model.base_channels=8", "train.lr=1e-3")),
-    Try("residual_fast", "the same at 3e-3", "residual_v1_c16", ("model.base_channels=8", "train.lr=3e-3")),
-    Try(
-        "residual_ema",
-        "at 3e-3 with averaged weights (EMA 0.998)",
-        "residual_v1_c16",
-        ("model.base_channels=8", "train.lr=3e-3", "train.ema_decay=0.998"),
+    _short("baseline", "baseline, rate 1e-3", BASELINE, "train.lr=1e-3"),
+    _short("baseline_fast", "baseline, 3e-3", BASELINE, FAST),
+    _short("residual", "residual_v1, 1e-3", RESIDUAL, "train.lr=1e-3"),
+    _short("residual_fast", "residual_v1, 3e-3", RESIDUAL, FAST),
+    _short("residual_ema", "residual_v1, 3e-3, averaged weights (EMA 0.998)", RESIDUAL, FAST, *AVERAGED),
+    _short("baseline_mse", "baseline, 3e-3, EMA, squared error alone", BASELINE, FAST, *AVERAGED, *SQUARED),
+    _short(
+        "residual_mse", "residual_v1, 3e-3, EMA, squared error alone", RESIDUAL, FAST, *AVERAGED, *SQUARED,
+        against="baseline_mse",
     ),
-    Try(
-        "residual_mse",
-        "at 3e-3 with EMA, squared error alone",
-        "residual_v1_c16",
-        (
-            "model.base_channels=8", "train.lr=3e-3", "train.ema_decay=0.998",
-            "loss.mse_weight=1.0", "loss.ssim_weight=0.0",
-        ),
-    ),
-    Try(
-        "baseline_mse",
-        "baseline at 3e-3 with EMA, squared error alone",
-        "baseline_c16",
-        (
-            "model.base_channels=16", "train.lr=3e-3", "train.ema_decay=0.998",
-            "loss.mse_weight=1.0", "loss.ssim_weight=0.0",
-        ),
-    ),
+    _long("baseline_long", "baseline, squared error alone", BASELINE, FAST, *SQUARED, against="baseline_long"),
+    _long("residual_long", "residual_v1, squared error alone", RESIDUAL, SLOWER, *SQUARED, against="baseline_long"),
 )  # fmt: skip
 
 
@@ -86,38 +90,41 @@ def cli(work: Path, *words: str) -> None:
         raise SystemExit(f"mlkit {' '.join(words)}\n{done.stderr[-3000:]}")
 
 
-def trained(one: Try, work: Path, data: Path, steps: int) -> Path:
-    """Train one try, or find it trained already; returns its folder."""
-    folder = work / "runs" / one.name
+def trained(one: Try, seed: int, work: Path, data: Path, steps: int) -> Path:
+    """Train one seed of a try, or find it trained already; returns its folder."""
+    folder = work / "runs" / (one.name if seed == 0 else f"{one.name}-s{seed}")
     if (folder / "cpu_s.json").exists():
         return folder
     shutil.rmtree(folder, ignore_errors=True)
-    words = ["train", "--preset", one.preset, "--data", str(data), "--name", one.name, "--max-steps", str(steps)]
-    for setting in (*SHARED, f"checkpoint.every={min(EVERY, steps)}", *one.settings):
+    words = ["train", "--preset", one.preset, "--data", str(data), "--name", folder.name, "--max-steps", str(steps)]
+    for setting in (*SHARED, f"seed={seed}", f"checkpoint.every={min(1000, steps // 4)}", *one.settings):
         words += ["--set", setting]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     cli(work, *words)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     (folder / "cpu_s.json").write_text(json.dumps(round(cpu_s, 1)))
-    print(f"{one.name}: {steps} steps in {cpu_s:.0f} s of one core", flush=True)
+    print(f"{folder.name}: {steps} steps in {cpu_s:.0f} s of one core", flush=True)
     return folder
 
 
-def measured(one: Try, folder: Path) -> dict[str, Any]:
-    """Return parameters, time and mean scores by step of a run."""
+def measured(one: Try, folders: Sequence[Path], steps: int) -> dict[str, Any]:
+    """Return parameters, time and, for each seed, mean scores by step."""
     from mlkit.runs.folders import checkpoints
 
-    scores, parameters = {}, 0
-    for checkpoint in checkpoints(folder):
-        info = json.loads((checkpoint / "checkpoint.json").read_text())
-        parameters = info["parameters"]
-        scores[info["step"]] = {key: round(info["scores"][key], 4) for key in KEYS if key in info["scores"]}
-    cpu_s = json.loads((folder / "cpu_s.json").read_text())
+    runs, parameters = [], 0
+    for folder in folders:
+        scores = {}
+        for checkpoint in checkpoints(folder):
+            info = json.loads((checkpoint / "checkpoint.json").read_text())
+            parameters = info["parameters"]
+            scores[info["step"]] = {key: round(info["scores"][key], 4) for key in KEYS if key in info["scores"]}
+        runs.append(scores)
     settings = [setting for setting in one.settings if not setting.startswith("model.")]
     return {
-        "name": one.name, "title": one.title, "settings": settings, "parameters": parameters, "cpu_s": cpu_s,
-        "scores": scores,
+        "name": one.name, "title": one.title, "against": one.against, "settings": settings, "steps": steps,
+        "parameters": parameters, "cpu_s": max(json.loads((folder / "cpu_s.json").read_text()) for folder in folders),
+        "runs": runs,
     }  # fmt: skip
 
 
@@ -132,13 +139,15 @@ def main() -> int:
         data = work / "data"
         if not data.exists():
             cli(work, "dataset", "build", "sar", "--out", str(data))
-        steps = 4 if options.smoke else STEPS
-        tries = [one for one in TRIES if not options.only or one.name in options.only]
-        rows = [measured(one, trained(one, work, data, steps)) for one in tries]
+        rows = []
+        for one in (one for one in TRIES if not options.only or one.name in options.only):
+            steps = 4 if options.smoke else one.steps
+            folders = [trained(one, seed, work, data, steps) for seed in one.seeds]
+            rows.append(measured(one, folders, steps))
         if options.json:
             content = {
                 "command": "python docs/experiments/sar/run.py", "commit": _common.commit(),
-                "date": time.strftime("%Y-%m-%d"), "machine": _common.machine(), "steps": steps, "tries": rows,
+                "date": time.strftime("%Y-%m-%d"), "machine": _common.machine(), "tries": rows,
             }  # fmt: skip
             options.json.parent.mkdir(parents=True, exist_ok=True)
             options.json.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
