@@ -125,7 +125,7 @@ def test_georeferencing_and_masks_come_back(tmp_path: Path) -> None:
 def coded() -> CodedScene:
     return CodedScene(
         model_hash=bytes(range(8)), model_id="mine ckpt-3", scene="harbour#1", kind="db", height=40, width=33,
-        channels=12, coder=0, step_units=64, level=900, db_min=LOW, db_max=HIGH,
+        channels=12, coder=0, step_units=1024, level=900, db_min=LOW, db_max=HIGH,
         geotags=((33550, 12, 3, (10.0, 10.0, 0.0)), (34737, 2, 6, "WGS84|"), (42113, 7, 2, b"\x01\xff")),
         masked_hw=np.random.default_rng(0).random((40, 33)) < 0.1, values=b"abcd" * 9,
     )  # fmt: skip

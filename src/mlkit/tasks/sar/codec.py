@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from mlkit.checkpoint import Checkpoint
 
 TILE_PX = 512
-_FINEST, _COARSEST = 2, 64 * STEP_UNIT - 1  # steps tried for a rate
+_FINEST, _COARSEST = STEP_UNIT // 32, 64 * STEP_UNIT - 1  # steps tried for a rate
+_EXACTLY = 1024  # the step for a rate is found to one part in so many
 
 Floats = NDArray[np.float32]
 
@@ -117,7 +118,7 @@ def encode_scene(codec: Codec, scene: OpenScene, *, step: float = 1.0, bits_per_
     low, high = _FINEST, _COARSEST  # a step that costs more than the budget, and one that does not
     if len(to_bytes(coded(high))) > budget:
         raise DataError(f"{scene.name} cannot be coded in {budget} bytes ({bits_per_px:g} bit/px); give more")
-    while high - low > max(1, low // 64):
+    while high - low > max(1, low // _EXACTLY):
         middle = round((low * high) ** 0.5)
         if middle in (low, high):
             break

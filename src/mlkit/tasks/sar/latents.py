@@ -1,7 +1,7 @@
 """The file of a coded scene, NAME.mlk: whole numbers in few bytes, and what decoding needs beside the model.
 
 magic 4, version 1, checksum 8 (BLAKE2b of all that follows)
-fixed part            model 8 (hash of its weights), rows 4, columns 4, latent channels 1, coder 1, step 2 (in 1/64),
+fixed part            model 8 (hash of its weights), rows 4, columns 4, latent channels 1, coder 1, step 2 (in 1/1024),
                       level 2 (mean size of the values, in 1/4096), db_min 8, db_max 8, lengths of the four parts below
 words                 model id, scene, kind of its values, separated by zero bytes
 geotags               deflated JSON; absent for a scene without
@@ -32,7 +32,7 @@ from mlkit.tasks.sar.formats import GeoTag
 
 SUFFIX = ".mlk"
 OWN, PLAIN = 0, 1  # coders
-STEP_UNIT = 64  # quantisation steps are multiples of 1/64
+STEP_UNIT = 1024  # quantisation steps are multiples of 1/1024
 _MAGIC, _VERSION = b"\x93MLK", 1
 _START = struct.Struct("<4sB8s")
 _FIXED = struct.Struct("<8sIIBBHHddHIII")
