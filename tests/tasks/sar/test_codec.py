@@ -181,3 +181,25 @@ def test_the_sentences_for_files_that_cannot_be_used(coded: CodedScene, tmp_path
     with pytest.raises(DataError, match="harbour#1: the coded values do not fit mine ckpt-3"):
         decode_scene(codec(), replace(coded, coder=1), tmp_path / "x.tif")
     assert not (tmp_path / "x.tif").exists()
+
+
+@pytest.mark.parametrize("budget", [200, 1000, 5000, 30000])
+@pytest.mark.parametrize("power", [0.7, 1.1, 2.0])
+def test_the_finest_step_within_a_budget_is_found_in_few_tries(budget: int, power: float) -> None:
+    from mlkit.tasks.sar.codec import _COARSEST, _FINEST, _step_within
+
+    sizes = {units: int(90 + 9000 * (units / 1024) ** -power) for units in range(_FINEST, _COARSEST + 1)}
+    asked = []
+
+    def size_of(units: int) -> int:
+        asked.append(units)
+        return sizes[units]
+
+    found = _step_within(budget, size_of)
+    fitting = [units for units, size in sizes.items() if size <= budget]
+    if not fitting:
+        assert found is None
+        return
+    assert found is not None and sizes[found] <= budget
+    assert min(fitting) <= found <= min(fitting) * (1 + 2 / 1024) + 1
+    assert len(asked) <= 20  # halving alone takes 18

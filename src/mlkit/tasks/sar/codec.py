@@ -115,15 +115,42 @@ def encode_scene(codec: Codec, scene: OpenScene, *, step: float = 1.0, bits_per_
             f"use a model such as residual_codec_c16"
         )
     budget = int(bits_per_px * db_hw.size / 8)
-    low, high = _FINEST, _COARSEST  # a step that costs more than the budget, and one that does not
-    if len(to_bytes(coded(high))) > budget:
+    tried: dict[int, CodedScene] = {}
+
+    def size_of(step_units: int) -> int:
+        tried[step_units] = coded(step_units)
+        return len(to_bytes(tried[step_units]))
+
+    step_units = _step_within(budget, size_of)
+    if step_units is None:
         raise DataError(f"{scene.name} cannot be coded in {budget} bytes ({bits_per_px:g} bit/px); give more")
-    while high - low > max(1, low // _EXACTLY):
-        middle = round((low * high) ** 0.5)
-        if middle in (low, high):
-            break
-        low, high = (low, middle) if len(to_bytes(coded(middle))) <= budget else (middle, high)
-    return coded(high)
+    return tried[step_units]
+
+
+def _step_within(budget: int, size_of: Callable[[int], int]) -> int | None:
+    """Return the finest step, to one part in 1024, whose file fits; None where the coarsest does not.
+
+    Sizes are close to a power of the step, so each guess is where the power law through the two ends meets the budget,
+    moved a little past it, so that the other end closes too; where that is slow, the interval is halved.
+    """
+    low, high = _FINEST, _COARSEST  # a step that costs more than the budget, and one that does not
+    if size_of(high) > budget:
+        return None
+    sizes: dict[int, int] = {}
+    guess, fits, turn = STEP_UNIT, False, 0
+    while high - low > (close := max(1, low // _EXACTLY)):
+        if low in sizes and high in sizes and sizes[low] > sizes[high] and turn % 4 and turn < 8:
+            slope = math.log(sizes[low] / sizes[high]) / math.log(high / low)
+            guess = round(low * (sizes[low] / budget) ** (1 / slope))
+            guess += -close if fits else close
+        elif turn:
+            guess = round((low * high) ** 0.5)
+        guess = min(max(guess, low + 1), high - 1)
+        sizes[guess] = size_of(guess)
+        fits = sizes[guess] <= budget
+        low, high = (low, guess) if fits else (guess, high)
+        turn += 1
+    return high
 
 
 def _coded_values(codec: Codec, unit_hw: Floats, step_units: int) -> tuple[int, int, bytes]:
