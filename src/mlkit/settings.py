@@ -194,6 +194,10 @@ class TrackingSettings(Settings):
     """Also write TensorBoard events."""
     wandb: bool = False
     """Also log to Weights & Biases (offline when no key is set)."""
+    mlflow: bool = False
+    """Also log to MLflow, into `mlflow` beside the run (or to the store that MLFLOW_TRACKING_URI names)."""
+    trackio: bool = False
+    """Also log to trackio, into `trackio` beside the run (or into TRACKIO_DIR)."""
     project: str = "mlkit"
     """Project name for trackers that have one."""
 

@@ -34,7 +34,14 @@ def test_versions_places_and_processor_are_those_of_this_machine(mlkit: Mlkit, r
     assert found["places"]["runs_dir"]["path"] == str(runs) and found["places"]["runs_dir"]["runs"] == 1
     assert not found["places"]["data_dir"]["exists"] and found["places"]["data_dir"]["free_bytes"] > 0
     assert found["cpu"]["cores"] >= 1 and found["torch"] == {} and found["problems"] == []
+    assert list(found["trackers"]) == ["tensorboard", "wandb", "mlflow", "trackio"]
     assert found["trackers"]["tensorboard"] == importlib.metadata.version("tensorboard")
+
+
+def test_mlflow_is_found_by_its_client_alone(mlkit: Mlkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_version", lambda package: {"mlflow-skinny": "3.1.0"}.get(package))
+    assert machine.machine_facts(probe=False)["trackers"]["mlflow"] == "3.1.0"
+    assert "no trackio (pip install 'mlkit[trackio]')" in mlkit("doctor", "--no-probe").out
 
 
 def test_text_has_a_line_a_fact(mlkit: Mlkit, runs: Path) -> None:

@@ -18,12 +18,13 @@ from mlkit.files import existing_parent
 from mlkit.runs.folders import list_runs
 from mlkit.settings import Places
 
-TRACKERS = ("tensorboard", "wandb")
+TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny", "trackio": "trackio"}  # by extra
 INSTRUCTIONS = ("amx_bf16", "amx_tile", "avx512_bf16", "avx512f", "avx2")
 # Settings of others that change speed or devices; a key or a token is never among them.
 VARIABLES = (
     *("MLKIT_DATA_DIR", "MLKIT_RUNS_DIR", "MLKIT_CACHE_DIR", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
-    *("CUDA_VISIBLE_DEVICES", "ACCELERATE_USE_CPU", "HF_HUB_OFFLINE", "HF_HOME", "WANDB_MODE", "NO_COLOR", "CI"),
+    *("CUDA_VISIBLE_DEVICES", "ACCELERATE_USE_CPU", "HF_HUB_OFFLINE", "HF_HOME", "WANDB_MODE", "TRACKIO_DIR"),
+    *("NO_COLOR", "CI"),
 )
 _PROBE_S = 300.0
 _LITTLE_DISK = 2e9
@@ -56,7 +57,7 @@ def machine_facts(*, probe: bool) -> dict[str, Any]:
         "memory_bytes": _memory(),
         "packages": packages,
         "torch": torch,
-        "trackers": {name: _version(name) for name in TRACKERS},
+        "trackers": {name: _version(name) or _version(package) for name, package in TRACKERS.items()},
         "places": places,
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "problems": problems,

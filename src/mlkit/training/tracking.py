@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +20,9 @@ import numpy as np
 
 from mlkit.errors import SettingsError
 from mlkit.files import write_error, write_text
+from mlkit.metrics import METRICS
 from mlkit.settings import TrackingSettings
+from mlkit.training.trackers import TRACKERS, About, Tracker
 
 log = logging.getLogger(__name__)
 
@@ -77,19 +79,29 @@ def refuse_absent_trackers(settings: TrackingSettings) -> None:
     """Raise SettingsError for a tracker whose package is not installed."""
     problems = [
         f"tracking.{package} = true needs the package {package}: pip install 'mlkit[{package}]'"
-        for package in ("tensorboard", "wandb")
+        for package in TRACKERS
         if getattr(settings, package) and find_spec(package) is None
     ]
     if problems:
         raise SettingsError(*problems)
 
 
+def named_values(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a row of metrics.jsonl as trackers are told them: "train/loss", "validation/psnr"."""
+    part = row.get("split", "train")
+    return {
+        f"{part}/{key}": value
+        for key, value in row.items()
+        if key not in ("step", "samples", "split") and isinstance(value, float | int) and math.isfinite(value)
+    }
+
+
 class Trackers:
-    """TensorBoard and Weights & Biases, through accelerate. One that fails is logged and left out from then on.
+    """TensorBoard, Weights & Biases, MLflow and trackio. One that fails is logged and left out from then on.
 
     Args:
         settings: which ones.
-        run_dir: where their files go.
+        run_dir: where the run is; its rows of metrics.jsonl are those that a tracker should have.
         name: the run's name.
         run_id: its id; a resumed run continues under it.
         start_step: where the run (re)starts.
@@ -108,34 +120,24 @@ class Trackers:
         values: Any,
         say: Callable[[str], None],
     ) -> None:
-        self._trackers: dict[str, Any] = {}
+        self._trackers: dict[str, Tracker] = {}
         self.failed: list[str] = []  # one sentence each
-        if settings.tensorboard:
-            from accelerate.tracking import TensorBoardTracker
+        about = About(run_dir, name, run_id, settings.project, start_step, values, say)
+        for key, start in TRACKERS.items():
+            if getattr(settings, key):
+                self._guarded(key, lambda key=key, start=start: self._start(key, start, about))
 
-            def start_tensorboard() -> Any:
-                # Hides the events of updates that a kill took back; the step that it resumes from keeps its own.
-                tracker = TensorBoardTracker(name, run_dir / "tensorboard", purge_step=start_step + 1)
-                tracker.start()
-                return tracker
-
-            self._start("tensorboard", start_tensorboard)
-        if settings.wandb:
-            if not os.environ.get("WANDB_API_KEY") and os.environ.get("WANDB_MODE") is None:
-                say(f"W&B has no key (WANDB_API_KEY): offline into {run_dir / 'wandb'}; send it with: wandb sync")
-                os.environ["WANDB_MODE"] = "offline"
-            from accelerate.tracking import WandBTracker
-
-            def start_wandb() -> Any:
-                tracker = WandBTracker(settings.project, name=name, id=run_id, dir=str(run_dir), resume="allow")
-                tracker.start()
-                tracker.store_init_configuration(values)
-                return tracker
-
-            self._start("wandb", start_wandb)
-
-    def _start(self, name: str, make: Any) -> None:
-        self._guarded(name, lambda: self._trackers.__setitem__(name, make()))
+    def _start(self, key: str, start: Callable[[About], Tracker], about: About) -> None:
+        tracker = self._trackers[key] = start(about)
+        if not tracker.rewritten:
+            return
+        pictures = _pictures(about.run_dir / "grids", about.start_step)
+        for row in read_rows(about.run_dir / "metrics.jsonl"):
+            for step in [step for step in pictures if step < row["step"]]:  # no step goes back
+                tracker.image("grid", _read_picture(pictures.pop(step)), step)
+            tracker.log(named_values(row), row["step"])
+        for step, path in pictures.items():
+            tracker.image("grid", _read_picture(path), step)
 
     def _guarded(self, name: str, action: Any) -> None:
         try:
@@ -145,21 +147,48 @@ class Trackers:
             self.failed.append(f"tracker {name} failed ({type(error).__name__}: {error}); the traceback is in run.log")
             self._trackers.pop(name, None)
 
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        finite = {key: value for key, value in values.items() if isinstance(value, float | int)}
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Log a row of metrics.jsonl."""
         for name, tracker in list(self._trackers.items()):
-            self._guarded(name, lambda tracker=tracker: tracker.log(finite, step=step))
+            self._guarded(name, lambda tracker=tracker: tracker.log(named_values(row), row["step"]))
 
     def log_image(self, key: str, image_u8: np.ndarray[Any, Any], step: int) -> None:
         for name, tracker in list(self._trackers.items()):
-            images = {key: image_u8[None]} if name == "tensorboard" else {key: [image_u8]}
-            extra = {"dataformats": "NHWC"} if name == "tensorboard" else {}
-            self._guarded(
-                name, lambda tracker=tracker, images=images, extra=extra: tracker.log_images(images, step=step, **extra)
-            )
+            self._guarded(name, lambda tracker=tracker: tracker.image(key, image_u8, step))
+
+    def log_final(self, rows: Sequence[Sequence[Any]], step: int) -> None:
+        """Log the table of a run that came to its end, as `final_rows` makes it."""
+        for name, tracker in list(self._trackers.items()):
+            self._guarded(name, lambda tracker=tracker: tracker.table("final", FINAL_COLUMNS, rows, step))
 
     def finish(self) -> None:
         """Close what is open; a second call does nothing."""
         for name, tracker in list(self._trackers.items()):
             self._guarded(name, tracker.finish)
         self._trackers.clear()
+
+
+FINAL_COLUMNS = ("score", "value", "unit", "step")
+
+
+def final_rows(
+    means: Mapping[str, float], step: int, primary: str, best: float | None, best_step: int | None
+) -> list[tuple[str, float, str, int]]:
+    """Return the last scores of a run and its best one."""
+    rows = [(key, value, METRICS[key].unit if key in METRICS else "", step) for key, value in means.items()]
+    if best is not None and best_step is not None:
+        rows.append((f"best {primary}", best, METRICS[primary].unit, best_step))
+    return [row for row in rows if math.isfinite(row[1])]
+
+
+def _pictures(folder: Path, last_step: int) -> dict[int, Path]:
+    """Return the grids of a run up to a step, by step."""
+    found = {int(path.stem.removeprefix("grid_")): path for path in sorted(folder.glob("grid_*.png"))}
+    return {step: path for step, path in found.items() if step <= last_step}
+
+
+def _read_picture(path: Path) -> np.ndarray[Any, Any]:
+    from PIL import Image
+
+    with Image.open(path) as opened:
+        return np.asarray(opened.convert("RGB"))

@@ -34,7 +34,7 @@ from mlkit.training.saving import save, settle
 from mlkit.training.schedule import lr_at
 from mlkit.training.setup import restore, set_up
 from mlkit.training.state import Outcome, Run, TrainState
-from mlkit.training.tracking import RowFile, Trackers
+from mlkit.training.tracking import RowFile, Trackers, final_rows
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -116,8 +116,9 @@ def _train(
     if run.guard and from_weights and not resumed:
         started = validation.begin_guard(run, state)
         if rows and trackers and started:
-            rows.add({"step": 0, "split": "validation", **started})
-            trackers.log({f"validation/{key}": value for key, value in started.items()}, 0)
+            row = {"step": 0, "split": "validation", **started}
+            rows.add(row)
+            trackers.log(row)
     elif run.guard and state.guard_start is None:
         run.progress.say(
             "eval.guard_data is scored but compared with nothing: this run did not begin with it and --init-from"
@@ -146,9 +147,10 @@ def _train(
                     run.progress.say(f"warning at step {state.step}: {warning}")
                     log.warning("step %d: %s", state.step, warning)
             if at_end or state.step % settings.tracking.every == 0:
-                rows.add({"step": state.step, "samples": state.samples_seen, "lr": lr, **scalars})
+                row = {"step": state.step, "samples": state.samples_seen, "lr": lr, **scalars}
+                rows.add(row)
                 timing.add({"step": state.step, "train_s": round(state.train_s, 3)})
-                trackers.log({f"train/{key}": value for key, value in (scalars | {"lr": lr}).items()}, state.step)
+                trackers.log(row)
             if batch is not None:
                 dump(run, state, batch)
                 batch = None  # its memory is free again before the next update
@@ -167,8 +169,9 @@ def _train(
                 validation.watch(run, state, means)
                 if run.main:
                     assert rows and trackers
-                    rows.add({"step": state.step, "split": "validation", **means})
-                    trackers.log({f"validation/{key}": value for key, value in means.items()}, state.step)
+                    row = {"step": state.step, "split": "validation", **means}
+                    rows.add(row)
+                    trackers.log(row)
             # The main process decides: what fails there alone must not part the others from it.
             stopped_early = agreed(validation.patience_is_over(run, state), accelerator)
         if save_due or stopping or stopped_early:
@@ -184,8 +187,12 @@ def _train(
 
     # ---- finish --------------------------------------------------------------------------------------------
     run.progress.end()
+    finished = state.step >= run.plan.steps or stopped_early
     if run.main:
         assert trackers
+        if finished:
+            final = final_rows(means, state.step, run.task.primary_metric, state.best, state.best_step)
+            trackers.log_final(final, state.step)
         trackers.finish()
         run.failures += trackers.failed
         if run.guard and (words := closing_words(run.guard, state, means)):
@@ -195,7 +202,6 @@ def _train(
 
         saved, _ = newest_good(run.folder)
         assert saved is not None
-    finished = state.step >= run.plan.steps or stopped_early
     return Outcome(
         state=state,
         checkpoint=saved,
