@@ -6,6 +6,7 @@ MlkitError                      2  usage: an unknown name, an option that cannot
 |-- DataError                   4  missing, broken or unfit data
 |-- NonFiniteError              5  a NaN or an infinity, found before the optimizer step
 |-- MemoryShortError            6  out of memory
+|-- NotReadyError              7  a rehearsal that found something wrong
 `-- StoppedError               75  stopped by a signal, and saved
 """
 
@@ -63,6 +64,12 @@ class MemoryShortError(MlkitError):
     """Not enough memory, on the device or the machine."""
 
     exit_code = 6
+
+
+class NotReadyError(MlkitError):
+    """A rehearsal that found something which a training would stumble over."""
+
+    exit_code = 7
 
 
 class StoppedError(MlkitError):

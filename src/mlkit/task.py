@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
+from mlkit.data.checking import DataChecks
 from mlkit.data.source import Source
 from mlkit.imaging.grids import Panel
 from mlkit.outside import outside_function
@@ -26,6 +27,8 @@ Batch = Mapping[str, "Tensor"]
 __all__ = [
     "Batch",
     "BuildsBare",
+    "ChecksData",
+    "DataChecks",
     "DrawsTraining",
     "GridFiles",
     "Loss",
@@ -38,6 +41,7 @@ __all__ = [
     "Task",
     "WarnsLater",
     "bare_model",
+    "checks_of",
     "training_source",
 ]
 
@@ -127,6 +131,15 @@ class GridFiles:
 
 
 @runtime_checkable
+class ChecksData(Protocol):
+    """A task that knows more of its dataset than that its files are whole and its samples finite."""
+
+    def data_checks(self, data: DatasetManifest) -> DataChecks:
+        """Return what a rehearsal checks besides: pairs, scales, classes, the phase of a colour filter."""
+        ...
+
+
+@runtime_checkable
 class DrawsTraining(Protocol):
     """A task that wants `grid_files`, besides the grid of validation samples that every task gets."""
 
@@ -188,6 +201,11 @@ class Task(Protocol):
 def bare_model(task: Task) -> nn.Module:
     """Return a fresh model for the weights of a checkpoint; those that it starts with may mean nothing."""
     return task.build_bare_model() if isinstance(task, BuildsBare) else task.build_model()
+
+
+def checks_of(task: Task, data: DatasetManifest) -> DataChecks:
+    """Return what a task checks of its dataset; the defaults where it says nothing."""
+    return task.data_checks(data) if isinstance(task, ChecksData) else DataChecks()
 
 
 def training_source(task: Task, data: DatasetManifest) -> Source:

@@ -42,8 +42,8 @@ def opening_card(
         net = build_net(task, bare=bare)  # once for all that the card tells: a base of 24 GB takes a while
     parameters = sum(value.numel() for value in net.parameters())
     trained = sum(value.numel() for value in net.parameters() if value.requires_grad)
-    disk = check_disk(folder, net, settings)
-    step_s = _step_seconds(task, net, data, accelerator)
+    disk = check_disk(folder, net, settings, planned.steps)
+    step_s = step_seconds(task, net, data, accelerator)
     passes = planned.steps / planned.steps_per_epoch
     lines = {
         "task": f"{settings.task}  preset {settings.preset}, seed {settings.seed}",
@@ -66,7 +66,7 @@ def opening_card(
     return lines
 
 
-def _step_seconds(task: Task, net: nn.Module, data: DatasetManifest, accelerator: Accelerator) -> float:
+def step_seconds(task: Task, net: nn.Module, data: DatasetManifest, accelerator: Accelerator) -> float:
     """Return about how long an update takes, from one or two real passes of `net`, which keeps their gradients."""
     import torch
 

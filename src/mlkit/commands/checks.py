@@ -11,7 +11,7 @@ from mlkit.data.manifest import DatasetManifest
 from mlkit.errors import DataError, SettingsError
 from mlkit.files import existing_parent
 from mlkit.outside import outside_function, split_name
-from mlkit.settings import RunSettings
+from mlkit.settings import CheckpointSettings, RunSettings
 from mlkit.task import SavesOwnFiles, Task
 from mlkit.training.tracking import refuse_absent_trackers
 
@@ -27,22 +27,35 @@ def checkpoint_bytes(net: nn.Module, settings: RunSettings) -> int:
     return 4 * (trained * (3 + (settings.train.ema_decay is not None)) + frozen + buffers)
 
 
-def check_disk(folder: Path, net: nn.Module, settings: RunSettings) -> str:
-    """Return a line on the disk that a run needs; raises DataError when there is less."""
-    kept = settings.checkpoint.keep_last + settings.checkpoint.keep_best + 1  # one more while the newest is written
+def kept_checkpoints(settings: CheckpointSettings, steps: int) -> int:
+    """Return how many checkpoints a run of so many updates has at most at once."""
+    marked = steps // settings.keep_every if settings.keep_every else 0
+    saves = -(-steps // settings.every)
+    return min(saves, settings.keep_last + settings.keep_best + marked) + 1  # one more while the newest is written
+
+
+def check_disk(folder: Path, net: nn.Module, settings: RunSettings, steps: int) -> str:
+    """Return a line on the disk that a run of so many updates needs; raises DataError when there is less."""
+    kept = kept_checkpoints(settings.checkpoint, steps)
     needed = kept * checkpoint_bytes(net, settings)
     if settings.train.ewc > 0:  # the weights at the start and their Fisher information
         needed += 8 * sum(value.numel() for value in net.parameters() if value.requires_grad)
+    free = refuse_little_disk(folder, needed, kept)
+    return f"{size_text(needed)} for up to {kept} checkpoints ({size_text(free)} free)"
+
+
+def refuse_little_disk(folder: Path, needed: int, kept: int) -> int:
+    """Return the free disk in bytes; raises DataError when it is less than what a run's checkpoints need."""
     free = shutil.disk_usage(existing_parent(folder)).free
     if free < needed:
         raise DataError(
-            f"{folder} needs {_size(needed)} for {kept} checkpoints but {_size(free)} are free; free some, "
+            f"{folder} needs {size_text(needed)} for {kept} checkpoints but {size_text(free)} are free; free some, "
             f"lower checkpoint.keep_last, or move runs with MLKIT_RUNS_DIR"
         )
-    return f"{_size(needed)} for up to {kept} checkpoints ({_size(free)} free)"
+    return free
 
 
-def _size(num_bytes: float) -> str:
+def size_text(num_bytes: float) -> str:
     return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
 
 

@@ -50,13 +50,14 @@ class Request:
     assignments: tuple[str, ...]
     flags: Mapping[str, Any]
     quick_test: bool
-    validate_only: bool
+    validate_only: bool  # also where `rehearse`: nothing is started
     init_from: Path | None
     resume_from: Path | None
     data: Path | None
     device: str
     as_json: bool
     seeds: tuple[int, ...] = ()
+    rehearse: bool = False
 
 
 def start(request: Request) -> None:
@@ -101,7 +102,8 @@ def start_run(request: Request, about: Mapping[str, Any] | None = None) -> Start
     elif request.resume_from is not None:
         from mlkit.commands.resuming import resume_run
 
-        for option, given in (("--init-from", request.init_from), ("--validate-only", request.validate_only)):
+        only = "--rehearse" if request.rehearse else "--validate-only"
+        for option, given in (("--init-from", request.init_from), (only, request.validate_only)):
             if given:
                 raise MlkitError(f"give --resume-from or {option}, not both")
         result = resume_run(
@@ -116,11 +118,15 @@ def start_run(request: Request, about: Mapping[str, Any] | None = None) -> Start
     runs_dir = Places().runs_dir
     name = request.name or settings.preset
     check_run_name(name)
+    if request.rehearse:
+        from mlkit.commands.rehearsing import rehearse
+
+        return Started(settings, rehearse(request, settings, start_from))
     if not request.validate_only:
         refuse_taken(name, runs_dir)
-    init_from = _weights(start_from, settings) if start_from else None
+    init_from = opened_weights(start_from, settings) if start_from else None
     check_named(settings)
-    _check_ewc(settings, init_from)
+    check_ewc(settings, init_from)
 
     accelerator = open_accelerator(request.device)
     task = load_task(settings)
@@ -187,7 +193,7 @@ def decide_precision(
     return load_task(settings.model_copy(update={"train": train})), choice.reason
 
 
-def _weights(path: Path, settings: RunSettings) -> Checkpoint:
+def opened_weights(path: Path, settings: RunSettings) -> Checkpoint:
     checkpoint = foreign_weights(path)
     foreign = checkpoint is not None
     if checkpoint is None:
@@ -215,7 +221,7 @@ def _other_model(checkpoint: Checkpoint, settings: RunSettings) -> str:
     return f"; {listing(differ)}" if differ else ""
 
 
-def _check_ewc(settings: RunSettings, init_from: Checkpoint | None) -> None:
+def check_ewc(settings: RunSettings, init_from: Checkpoint | None) -> None:
     """Refuse elastic weight consolidation without weights to hold, or without its data, before anything is written."""
     if settings.train.ewc == 0:
         return

@@ -44,6 +44,14 @@ def train(
             rich_help_panel=RUN,
         ),
     ] = False,
+    rehearse: Annotated[
+        bool,
+        typer.Option(
+            "--rehearse",
+            help="Check data, disk and memory, then train, kill and resume a step aside; then stop.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
     init_from: Annotated[
         Path | None, typer.Option(help="Start from these weights, at step 0.", rich_help_panel=RUN)
     ] = None,
@@ -90,6 +98,8 @@ def train(
 
         mlkit train --preset baseline_c16 --data data/s1 --seeds 0,1,2
 
+        mlkit train --preset baseline_c16 --data data/s1 --rehearse
+
         mlkit train --preset baseline_c16 --quick-test --set 'loss.ssim_weight=0.5'
     """
     from mlkit.commands.seeds import parse_seeds
@@ -116,7 +126,8 @@ def train(
             assignments=tuple(assign or ()),
             flags=flags,
             quick_test=quick_test,
-            validate_only=validate_only,
+            validate_only=validate_only or rehearse,
+            rehearse=rehearse,
             init_from=init_from,
             resume_from=resume_from,
             data=data,

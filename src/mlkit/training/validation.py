@@ -90,6 +90,7 @@ def watch(run: Run, state: TrainState, means: Mapping[str, float]) -> None:
 
 def _evaluated(run: Run, source: Source, indices: list[int], drawn: list[int], what: str) -> Evaluation:
     settings = run.task.settings
+    run.progress.stage(f"{what} 0/{len(indices)}")
     with run.ema.applied(run.net):
         result = evaluate(
             run.task,

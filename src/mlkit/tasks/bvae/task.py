@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mlkit.data.manifest import DatasetManifest
 from mlkit.imaging.grids import Panel
 from mlkit.metrics import labels as label_metrics
-from mlkit.task import Batch, GridFiles, Loss, Source
+from mlkit.task import Batch, DataChecks, GridFiles, Loss, Source
 from mlkit.tasks.bvae.guards import mode_collapse, posterior_collapse
 from mlkit.tasks.bvae.model import BetaVae
 from mlkit.tasks.bvae.objective import Cells, beta_at, cells_of, kl_term, reached, reconstruction
@@ -79,6 +79,11 @@ class BvaeTask:
         if told := larger_left_out(source):
             log.info("%s", told)
         return source
+
+    def data_checks(self, data: DatasetManifest) -> DataChecks:
+        from mlkit.tasks.bvae import checks
+
+        return checks.data_checks(data)
 
     def images_source(
         self, data: DatasetManifest, paths: Sequence[Path], *, upscale: int = 1, fit_multiple: int = 1

@@ -24,7 +24,7 @@ from mlkit.tasks.demosaic.settings import DemosaicData
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["MosaicSource", "as_sample", "encoded_values"]
+__all__ = ["MosaicSource", "as_sample", "encoded_values", "entry_of"]
 
 Floats = NDArray[np.float32]
 Square = tuple[int, int, int]  # entry, y, x
@@ -57,7 +57,7 @@ class MosaicSource:
         self.folder, self.split, self.settings = data.folder, split, settings
         self.size = int(data.details["size"])
         self.crop = settings.crop if split == "train" else self.size
-        self._entries = [_entry(values) for values in data.details["items"]]
+        self._entries = [entry_of(values) for values in data.details["items"]]
         self._stores = {name: Store(data.folder, name) for name in sorted({entry.store for entry in self._entries})}
         if SENSOR in self._stores:
             self._stores.setdefault(LINEAR, Store(data.folder, LINEAR))
@@ -238,6 +238,6 @@ def encoded_values(values: Floats) -> Floats:
     return np.minimum(linear_to_srgb(values), 1.0).astype(np.float32)
 
 
-def _entry(values: dict[str, object]) -> Entry:
+def entry_of(values: dict[str, object]) -> Entry:
     """Return an entry as it was before JSON made lists of its tuples."""
     return Entry(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from mlkit.metrics import METRICS
 from mlkit.metrics import image as image_metrics
 from mlkit.metrics import mosaic as mosaic_metrics
 from mlkit.metrics.mosaic import srgb_decoded, srgb_encoded
-from mlkit.task import Batch, Loss, Source
+from mlkit.task import Batch, DataChecks, Loss, Source
 from mlkit.tasks.demosaic.objective import objective
 from mlkit.tasks.demosaic.raw import RAW_SUFFIXES
 from mlkit.tasks.demosaic.settings import DemosaicBuild, DemosaicSettings
@@ -78,6 +78,11 @@ class DemosaicTask:
         from mlkit.tasks.demosaic.source import MosaicSource
 
         return MosaicSource(data, "validation", self.settings.data)
+
+    def data_checks(self, data: DatasetManifest) -> DataChecks:
+        from mlkit.tasks.demosaic import checks
+
+        return checks.data_checks(data)
 
     def images_source(
         self, data: DatasetManifest, paths: Sequence[Path], *, upscale: int = 1, fit_multiple: int = 1

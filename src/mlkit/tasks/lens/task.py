@@ -13,7 +13,7 @@ from mlkit.data.manifest import DatasetManifest
 from mlkit.imaging.grids import Panel
 from mlkit.imaging.images import IMAGE_SUFFIXES
 from mlkit.metrics.geometry import inside, jacobian, jacobian_stats
-from mlkit.task import Batch, Loss, Source
+from mlkit.task import Batch, DataChecks, Loss, Source
 from mlkit.tasks.lens.geometry import identity_grid, profile_grid, warp
 from mlkit.tasks.lens.model import build_net, maps_of, saturated
 from mlkit.tasks.lens.objective import objective
@@ -70,6 +70,11 @@ class LensTask:
 
     def eval_source(self, data: DatasetManifest) -> Source:
         return self._source(data, "validation")
+
+    def data_checks(self, data: DatasetManifest) -> DataChecks:
+        from mlkit.tasks.lens import checks
+
+        return checks.data_checks(data)
 
     def images_source(
         self, data: DatasetManifest, paths: Sequence[Path], *, upscale: int = 1, fit_multiple: int = 1

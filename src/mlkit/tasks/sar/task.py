@@ -16,7 +16,7 @@ from mlkit.imaging.grids import Panel, apply_scale, grayscale, heat
 from mlkit.losses import ssim_loss
 from mlkit.metrics import image as image_metrics
 from mlkit.metrics import sar as sar_metrics
-from mlkit.task import Batch, Loss, Source
+from mlkit.task import Batch, DataChecks, Loss, Source
 from mlkit.tasks.sar.formats import ACCEPTED
 from mlkit.tasks.sar.images import ImagesSource
 from mlkit.tasks.sar.model import MULTIPLE, STRIDE, build_autoencoder
@@ -65,6 +65,11 @@ class SarTask:
 
     def eval_source(self, data: DatasetManifest) -> Source:
         return SarSource(data, "validation", self.settings.data.patch)
+
+    def data_checks(self, data: DatasetManifest) -> DataChecks:
+        from mlkit.tasks.sar import checks
+
+        return checks.data_checks(data)
 
     def images_source(
         self, data: DatasetManifest, paths: Sequence[Path], *, upscale: int = 1, fit_multiple: int = 1

@@ -16,7 +16,7 @@ from mlkit.imaging.images import IMAGE_SUFFIXES
 from mlkit.metrics import image as image_metrics
 from mlkit.metrics import photo as photo_metrics
 from mlkit.seeding import derive_seed
-from mlkit.task import Batch, Loss, Source
+from mlkit.task import Batch, DataChecks, Loss, Source
 from mlkit.tasks.sr.attention import AttentionDiversity
 from mlkit.tasks.sr.flow import ftd_loss, integrate, noise_to_lr
 from mlkit.tasks.sr.perceptual import Perceptual
@@ -81,6 +81,11 @@ class SrTask:
 
     def eval_source(self, data: DatasetManifest) -> Source:
         return source_of(data, "validation", self.settings)
+
+    def data_checks(self, data: DatasetManifest) -> DataChecks:
+        from mlkit.tasks.sr import checks
+
+        return checks.data_checks(data)
 
     def images_source(
         self, data: DatasetManifest, paths: Sequence[Path], *, upscale: int = 1, fit_multiple: int = 1
