@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from mlkit.data.source import Source
 
 # Seconds for each part of the data; what is not looked at by then is told.
-_HASHES_S, _HEADERS_S, _SAMPLES_S, _OWN_S, _PICTURES_S = 8.0, 6.0, 3.0, 3.0, 6.0
+_HASHES_S, _HEADERS_S, _CONTENTS_S, _SAMPLES_S, _OWN_S, _PICTURES_S = 8.0, 5.0, 4.0, 3.0, 3.0, 5.0
 _REAL_S = 15.0  # an update that takes longer is rehearsed with fewer samples
 _PROOF_S = 5.0  # of an update, of which the proof makes five
 _FEW = 2  # samples of an update in place of the real number
@@ -132,9 +132,17 @@ class _Rehearsal:
 
         def headers(tick: Tick) -> Found:
             found.append(checks_of(task, data))
+            if found[0].headers is None:
+                return Found("nothing that its files' sizes do not say")
             limit = Limit(_HEADERS_S, tick)
             problems = list(found[0].headers(limit))
-            return Found(limit.told if limit.total else "nothing to see without decoding", problems)
+            return Found(limit.told, problems)
+
+        def contents(tick: Tick) -> Found:
+            assert found[0].contents is not None
+            limit = Limit(_CONTENTS_S, tick)
+            problems = list(found[0].contents(limit))
+            return Found(limit.told, problems)
 
         def hashes(tick: Tick) -> Found:
             limit = Limit(_HASHES_S, tick)
@@ -163,6 +171,8 @@ class _Rehearsal:
             return Found(f"none among {told}, mirrored and turned copies too", problems)
 
         good = [items.do("hashes", hashes), items.do("headers", headers)]
+        if found and found[0].contents:
+            good.append(items.do("contents", contents))
         if found:
             good += [items.do("samples", samples), items.do("near-duplicates", duplicates)]
         if self.settings.checkpoint.eval_images_dir is not None:

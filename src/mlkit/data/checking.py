@@ -48,12 +48,14 @@ class DataChecks:
     """What a task checks of its dataset; problems are sentences that name the file.
 
     headers: yields the problems of every sample as far as they show without decoding it: halves of pairs, sizes.
-    sample: yields the problems of a decoded sample; its second argument says where the sample lies.
+    contents: yields the problems of stored items that are decoded whole: pairs that are none, scales, phases.
+    sample: yields the problems of a sample as training gets it; its second argument says where the sample lies.
     where: the file and the name of a sample, from its part and its id.
     pictures: every picture of both parts, small, to find those that are in both; None: those of the samples.
     """
 
-    headers: Callable[[Limit], Iterator[str]] = _none
+    headers: Callable[[Limit], Iterator[str]] | None = None
+    contents: Callable[[Limit], Iterator[str]] | None = None
     sample: Callable[[Sample, str], Iterator[str]] = _none
     where: Callable[[str, str], str] | None = None
     pictures: Callable[[Limit], Iterable[Picture]] | None = None

@@ -30,7 +30,8 @@ class Picture:
     part: "train" or "validation".
     where: file and name, for a message.
     features: as `features_of` returns them, [8, N] of a validation picture with its mirrored and turned copies.
-    origin: pictures of one origin are not compared: they were parted on purpose, such as areas of one scene.
+    origin: parts of pictures of one origin were chosen alike, such as areas of one scene: only its mirrored and turned
+        copies count.
     """
 
     part: str
@@ -87,11 +88,13 @@ def near_duplicates(pictures: Iterable[Picture], limit: Limit) -> list[Duplicate
     for index in limit.spread(len(held)):
         picture = held[index]
         assert picture.features is not None
-        likeness = (rows @ picture.features.T).max(axis=1)
+        likeness = rows @ picture.features.T
+        alike = np.array([bool(picture.origin) and other.origin == picture.origin for other in train])
+        likeness[alike, 0] = 0.0
+        likeness[[picture.where == other.where for other in train] & alike] = 0.0
+        most = likeness.max(axis=1)
         found += [
-            Duplicate(train[place].where, picture.where, float(likeness[place]))
-            for place in np.flatnonzero(likeness >= SAME)
-            if not picture.origin or train[place].origin != picture.origin
+            Duplicate(train[place].where, picture.where, float(most[place])) for place in np.flatnonzero(most >= SAME)
         ]
     return sorted(found, key=lambda pair: -pair.correlation)
 

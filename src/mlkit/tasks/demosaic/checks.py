@@ -35,7 +35,7 @@ def data_checks(data: DatasetManifest) -> DataChecks:
     def place(entry: Entry) -> str:
         return f"{values_path(data.folder, entry.store)}: {entry.name}"
 
-    def headers(limit: Limit) -> Iterator[str]:
+    def contents(limit: Limit) -> Iterator[str]:
         for index in limit.spread(len(measured)):
             entry = measured[index]
             assert targets is not None
@@ -68,7 +68,7 @@ def data_checks(data: DatasetManifest) -> DataChecks:
     def where(part: str, sample_id: str) -> str:
         return f"{data.folder}: {part} square {sample_id}"
 
-    return DataChecks(headers=headers, sample=sample, where=where, pictures=pictures)
+    return DataChecks(contents=contents if measured else None, sample=sample, where=where, pictures=pictures)
 
 
 def best_phase(mosaic_hw: Floats, image_hwc: Floats, told: xtrans.Phase) -> xtrans.Phase | None:

@@ -33,15 +33,19 @@ def _of_pairs(data: DatasetManifest) -> DataChecks:
     def place(number: int) -> str:
         return f"{values_path(data.folder, PAIRS)}: pair {entries[number].name}"
 
+    whole = min(len(entries), len(store) // 2)
+
     def headers(limit: Limit) -> Iterator[str]:
-        for number, entry in enumerate(entries[len(store) // 2 :], len(store) // 2):
-            yield f"{place(number)} lacks a half: there are {len(store)} pictures ({entry.split})"
-        for number in limit.spread(min(len(entries), len(store) // 2)):
+        for number in range(whole, len(entries)):
+            yield f"{place(number)} lacks a half: the file has {len(store)} pictures for {len(entries)} pairs"
+        for number in limit.spread(whole):
             sides = [store.shape(2 * number + half) for half in (0, 1)]
             if sides[0] != sides[1]:
                 told = " and ".join(f"{side[1]} x {side[0]} px" for side in sides)
                 yield f"{place(number)} has two scales: its halves are {told}"
-                continue
+
+    def contents(limit: Limit) -> Iterator[str]:
+        for number in limit.spread(whole):
             first, second = (features_of(store[2 * number + half]) for half in (0, 1))
             if first is not None and second is not None and float(first @ second) < _LEAST_ALIKE:
                 yield f"{place(number)} shows two pictures: its halves have next to nothing in common"
@@ -53,4 +57,4 @@ def _of_pairs(data: DatasetManifest) -> DataChecks:
     def where(part: str, sample_id: str) -> str:
         return f"{values_path(data.folder, PAIRS)}: {part} pair {sample_id}"
 
-    return DataChecks(headers=headers, where=where, pictures=pictures)
+    return DataChecks(headers=headers, contents=contents, where=where, pictures=pictures)

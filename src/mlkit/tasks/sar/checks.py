@@ -26,7 +26,7 @@ def data_checks(data: DatasetManifest) -> DataChecks:
     def place(number: int) -> str:
         return f"{values_path(data.folder, SCENES)}: scene {scenes[number]['name']}"
 
-    def headers(limit: Limit) -> Iterator[str]:
+    def contents(limit: Limit) -> Iterator[str]:
         for number in limit.spread(len(scenes)):
             db = _part(store, number)
             known = db[np.isfinite(db)]
@@ -45,7 +45,7 @@ def data_checks(data: DatasetManifest) -> DataChecks:
             table = open_array(data.folder / f"{part}.npy", "patch table")
             used[part] = {row[0] for row in table.tolist()}  # scene, y, x, ...
         for number in limit.spread(len(scenes)):
-            # Scenes with equal areas for validation are of one place on purpose, such as two dates of it.
+            # Scenes with equal areas for validation may show one place, such as two dates; a mirrored one may not.
             origin = sha256_json([scenes[number][key] for key in ("height", "width", "validation_areas")])
             for part in used:
                 if number in used[part]:
@@ -54,7 +54,7 @@ def data_checks(data: DatasetManifest) -> DataChecks:
     def where(part: str, sample_id: str) -> str:
         return f"{values_path(data.folder, SCENES)}: {part} patch {sample_id}"
 
-    return DataChecks(headers=headers, where=where, pictures=pictures)
+    return DataChecks(contents=contents, where=where, pictures=pictures)
 
 
 def _part(store: Store, number: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlkit.data.checking import DataChecks, Limit, Sample, stored_pictures
+from mlkit.data.checking import DataChecks, Limit, stored_pictures
 from mlkit.data.duplicates import Picture, picture_of
 from mlkit.data.manifest import DatasetManifest
 from mlkit.data.photos import PHOTOGRAPHS
@@ -21,8 +21,11 @@ from mlkit.tasks.sr.source import ENLARGED, IMAGES, TRIPLES, pair_id
 
 Floats = NDArray[np.float32]
 _PNG = b"\x89PNG\r\n\x1a\n"
-_LEAST_ALIKE = 0.6  # correlation of a picture and its low-resolution one, both at the low resolution
-_MOST_DETAIL = 0.6  # of its image's, finer than the scale allows, in the low-resolution picture
+_LEAST_ALIKE = 0.6  # correlation of a picture and its low-resolution one, at the low resolution; pairs have 0.95
+_ZOOMED = 0.8  # correlation with the middle of the picture; of pairs it is no more than that with the whole
+_MOST_DETAIL = (
+    0.6  # of its image's, finer than the scale allows, in the low-resolution one; bicubic pairs have 0.4 at most
+)
 _LEAST_CONTRAST = 0.02  # rms; nothing can be told from a flat picture
 
 
@@ -55,9 +58,16 @@ def _of_pairs(data: DatasetManifest) -> DataChecks:
                 if problem := _png_problem(path, size):
                     yield problem
 
-    def sample(values: Sample, where: str) -> Iterator[str]:
-        if "lr_up" in values:
-            yield from pair_problems(values["image"].numpy(), values["lr_up"].numpy(), scale, where)
+    def contents(limit: Limit) -> Iterator[str]:
+        for number in limit.spread(count):
+            paths = [data.folder / name / f"{pair_id(number)}.png" for name in (IMAGES, ENLARGED)]
+            try:
+                image, enlarged = (read_image(path) for path in paths)
+            except DataError as error:
+                yield from error.problems
+                continue
+            if image.shape == enlarged.shape:
+                yield from pair_problems(image, enlarged, scale, str(paths[1]))
 
     def pictures(limit: Limit) -> Iterable[Picture]:
         for number in limit.spread(count):
@@ -72,24 +82,24 @@ def _of_pairs(data: DatasetManifest) -> DataChecks:
         name = f"{sample_id}.png"
         return f"{data.folder}: pair {sample_id} ({IMAGES}/{name}, {ENLARGED}/{name}, {TRIPLES}.npy)"
 
-    return DataChecks(headers=headers, sample=sample, where=where, pictures=pictures)
+    return DataChecks(headers=headers, contents=contents, where=where, pictures=pictures)
 
 
-def pair_problems(image_chw: Floats, enlarged_chw: Floats, scale: int, where: str) -> Iterator[str]:
+def pair_problems(image_hwc: Floats, enlarged_hwc: Floats, scale: int, where: str) -> Iterator[str]:
     """Yield what shows that a picture and its enlarged low-resolution one are no pair, or of another scale."""
-    image, enlarged = (picture.mean(axis=0)[..., None] for picture in (image_chw, enlarged_chw))
+    image, enlarged = (picture.mean(axis=2, keepdims=True) for picture in (image_hwc, enlarged_hwc))
     small, seen = _reduced(image, scale), _reduced(enlarged, scale)
     if min(small.std(), seen.std()) < _LEAST_CONTRAST or min(small.shape[:2]) < 4:
         return
     alike = _alike(small, seen)
+    top, left = (side // 4 for side in image.shape[:2])
+    middle = image[top : top + image.shape[0] // 2, left : left + image.shape[1] // 2]
+    zoomed = _alike(_reduced(middle, max(1, scale // 2)), seen) if scale > 1 else 0.0
+    if zoomed > max(_ZOOMED, alike + 0.1):
+        yield f"{where}: the low-resolution picture has another scale: it shows the middle of its image, enlarged"
+        return
     if alike < _LEAST_ALIKE:
-        height, width = image.shape[0] // 4, image.shape[1] // 4
-        inner = image[height : height + image.shape[0] // 2, width : width + image.shape[1] // 2]
-        zoomed = _alike(_reduced(inner, max(1, scale // 2)), seen)
-        if zoomed > max(_LEAST_ALIKE, alike):
-            yield f"{where}: the low-resolution picture has another scale: it shows the middle of its image, enlarged"
-        else:
-            yield f"{where}: the two pictures are no pair: their correlation is {alike:.2f}"
+        yield f"{where}: the two pictures are no pair: their correlation is {alike:.2f}"
         return
     detail = _beyond(image, scale)
     if detail > _LEAST_CONTRAST / 2 and _beyond(enlarged, scale) > _MOST_DETAIL * detail:
