@@ -74,13 +74,16 @@ class Ended:
         return not self.problems
 
 
-def short_settings(settings: RunSettings, *, steps: int, batch_size: int | None) -> dict[str, Any]:
+def short_settings(
+    settings: RunSettings, *, steps: int, batch_size: int | None, pictures: bool = True
+) -> dict[str, Any]:
     """Return the settings of a run of few updates with a checkpoint, scores and a grid after each.
 
     Args:
         settings: of the real run, with all that `auto` decides decided.
         steps: optimizer updates.
         batch_size: smaller than the real one, without accumulation; None: both as they are.
+        pictures: whether grids are drawn, where the settings want them; without, fewer images are scored.
     """
     short = settings.model_dump(mode="json")
     train, evaluation = short["train"], short["eval"]
@@ -91,7 +94,9 @@ def short_settings(settings: RunSettings, *, steps: int, batch_size: int | None)
         at_once = min(at_once, batch_size)
     if train["ewc"] > 0:
         train |= {"ewc_samples": min(train["ewc_samples"], 2)}
-    shown = short["checkpoint"]["grid_images"]
+    pictures = pictures and short["checkpoint"]["grid"]
+    short["checkpoint"]["grid"] = pictures
+    shown = short["checkpoint"]["grid_images"] if pictures else 1
     evaluation |= {"every": None, "early_stop_patience": None, "batch_size": at_once}
     evaluation |= {"max_samples": min(evaluation["max_samples"] or 10**9, max(at_once, shown))}
     short["checkpoint"] |= {"every": 1, "keep_last": 2, "keep_every": None, "strict_hooks": True}

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 # Seconds for each part of the data; what is not looked at by then is told.
 _HASHES_S, _HEADERS_S, _CONTENTS_S, _SAMPLES_S, _OWN_S, _PICTURES_S = 8.0, 5.0, 4.0, 3.0, 3.0, 5.0
 _REAL_S = 15.0  # an update that takes longer is rehearsed with fewer samples
-_PROOF_S = 5.0  # of an update, of which the proof makes five
+_PROOF_S = 3.0  # of an update, of which the proof makes five; with fewer samples where one takes longer
 _FEW = 2  # samples of an update in place of the real number
 
 
@@ -238,17 +238,17 @@ class _Rehearsal:
                 items.do("kill and resume", lambda tick: self._prove(whole, scratch, batch, twin=None))
             else:
                 few = min(_FEW, self.settings.train.batch_size)
-                twin = self._planned(data, scratch / "twin", steps=2, batch_size=few)
+                twin = self._planned(data, scratch / "twin", steps=2, batch_size=few, pictures=False)
                 items.do("kill and resume", lambda tick: self._prove(twin, scratch, few, twin=twin))
 
     def _planned(
-        self, data: DatasetManifest, folder: Path, *, steps: int, batch_size: int | None
+        self, data: DatasetManifest, folder: Path, *, steps: int, batch_size: int | None, pictures: bool = True
     ) -> short_runs.Planned:
         import torch
 
         assert self.accelerator is not None
         return short_runs.Planned(
-            settings=short_runs.short_settings(self.settings, steps=steps, batch_size=batch_size),
+            settings=short_runs.short_settings(self.settings, steps=steps, batch_size=batch_size, pictures=pictures),
             data=data.folder,
             folder=folder,
             device=self.accelerator.device.type,
