@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -300,8 +299,3 @@ def _wait_for_ever() -> None:
 
     while True:
         time.sleep(1.0)
-
-
-def remove(folder: Path) -> None:
-    """Remove what rehearsals wrote."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,22 +20,15 @@ from mlkit.commands.checks import (
     size_text,
 )
 from mlkit.commands.display import duration
+from mlkit.commands.rehearsal_data import check_data
 from mlkit.commands.rehearsal_table import Found, Items
 from mlkit.commands.session import dataset_for, open_accelerator
-from mlkit.data.checking import (
-    DataChecks,
-    Limit,
-    Tick,
-    changed_files,
-    sample_pictures,
-    sample_problems,
-)
-from mlkit.data.duplicates import near_duplicates
+from mlkit.data.limit import Tick
 from mlkit.data.manifest import DatasetManifest
 from mlkit.errors import MlkitError, NotReadyError, counted
 from mlkit.seeding import derive_seed, isolated_rng
 from mlkit.settings import Places, RunSettings
-from mlkit.task import Task, checks_of, training_source
+from mlkit.task import Task, training_source
 from mlkit.tasks import load_task
 
 if TYPE_CHECKING:
@@ -42,10 +36,7 @@ if TYPE_CHECKING:
 
     from mlkit.checkpoint import Checkpoint
     from mlkit.commands.starting import Request
-    from mlkit.data.source import Source
 
-# Seconds for each part of the data; what is not looked at by then is told.
-_HASHES_S, _HEADERS_S, _CONTENTS_S, _SAMPLES_S, _OWN_S, _PICTURES_S = 8.0, 5.0, 4.0, 3.0, 3.0, 5.0
 _REAL_S = 15.0  # an update that takes longer is rehearsed with fewer samples
 _PROOF_S = 3.0  # of an update, of which the proof makes five; with fewer samples where one takes longer
 _FEW = 2  # samples of an update in place of the real number
@@ -94,8 +85,7 @@ class _Rehearsal:
         if not items.do("dataset", lambda tick: self._open(opened)):
             return
         task, data = opened[0]
-        whole = self._check_data(task, data)
-        if not whole:
+        if not check_data(items, task, data):
             items.skip("training", "the data come first")
             return
         if items.do("precision", lambda tick: self._decide(task, data)):
@@ -124,72 +114,6 @@ class _Rehearsal:
         return Found(
             f"{data.folder}: {counts}; {counted(len(data.files), 'file')}, {size_text(size)}, none missing or cut"
         )
-
-    def _check_data(self, task: Task, data: DatasetManifest) -> bool:
-        items, seed = self.items, self.settings.seed
-        sources: dict[str, Source] = {"train": training_source(task, data), "validation": task.eval_source(data)}
-        found: list[DataChecks] = []
-
-        def headers(tick: Tick) -> Found:
-            found.append(checks_of(task, data))
-            if found[0].headers is None:
-                return Found("nothing that its files' sizes do not say")
-            limit = Limit(_HEADERS_S, tick)
-            problems = list(found[0].headers(limit))
-            return Found(limit.told, problems)
-
-        def contents(tick: Tick) -> Found:
-            assert found[0].contents is not None
-            limit = Limit(_CONTENTS_S, tick)
-            problems = list(found[0].contents(limit))
-            return Found(limit.told, problems)
-
-        def hashes(tick: Tick) -> Found:
-            limit = Limit(_HASHES_S, tick)
-            problems = list(changed_files(data, limit))
-            return Found(f"{limit.told} files are as they were built", problems)
-
-        def samples(tick: Tick) -> Found:
-            problems, told = [], []
-            for part, source in sources.items():
-                limit = Limit(_SAMPLES_S, tick)
-                problems += list(sample_problems(found[0], data, part, source, seed, limit))
-                told.append(f"{limit.told} {part}")
-            return Found(", ".join(told), problems)
-
-        def duplicates(tick: Tick) -> Found:
-            limit = Limit(_PICTURES_S, tick)
-            make = found[0].pictures
-            pictures = make(limit) if make else sample_pictures(found[0], data, sources, seed, limit)
-            pairs = near_duplicates(pictures, limit=(search := Limit(_PICTURES_S)))
-            problems = [
-                f"{pair.train} is in the training part, and nearly the same in the "
-                f"validation part (correlation {pair.correlation:.2f}): {pair.validation}; scores would praise memory"
-                for pair in pairs
-            ]
-            told = f"{limit.told} pictures" + (f", {search.told} compared" if search.done < search.total else "")
-            return Found(f"none among {told}, mirrored and turned copies too", problems)
-
-        good = [items.do("hashes", hashes), items.do("headers", headers)]
-        if found and found[0].contents:
-            good.append(items.do("contents", contents))
-        if found:
-            good += [items.do("samples", samples), items.do("near-duplicates", duplicates)]
-        if self.settings.checkpoint.eval_images_dir is not None:
-            good.append(items.do("own images", lambda tick: self._own_images(task, data, tick)))
-        return all(good)
-
-    def _own_images(self, task: Task, data: DatasetManifest, tick: Tick) -> Found:
-        from mlkit.imaging.images import list_images
-
-        settings = self.settings.checkpoint
-        assert settings.eval_images_dir is not None
-        paths = list_images(Path(settings.eval_images_dir), task.image_suffixes)
-        upscale, multiple = settings.eval_input_upscale, settings.eval_fit_multiple
-        source = task.images_source(data, paths, upscale=upscale, fit_multiple=multiple)
-        limit = Limit(_OWN_S, tick)
-        problems = list(sample_problems(DataChecks(), data, "own", source, self.settings.seed, limit))
-        return Found(f"{limit.told} of {settings.eval_images_dir}", problems)
 
     # ---- the training ----------------------------------------------------------------------------------------
 
@@ -355,12 +279,10 @@ def _scratch() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        short_runs.remove(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _free(folder: Path) -> int:
-    import shutil
-
     from mlkit.files import existing_parent
 
     return shutil.disk_usage(existing_parent(folder)).free
