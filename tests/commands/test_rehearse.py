@@ -227,3 +227,11 @@ def test_short_settings_keep_what_decides_memory_and_switch_off_what_reaches_out
     assert not any(short["tracking"][name] for name in ("wandb", "tensorboard", "mlflow", "trackio"))
     assert short["eval"]["max_samples"] == max(train.batch_size, settings.checkpoint.grid_images)
     assert short["model"] == settings.model_dump(mode="json")["model"]  # type: ignore[attr-defined]
+
+
+def test_checkpoints_that_are_kept_at_marks_count_for_the_disk() -> None:
+    from mlkit.commands.checks import kept_checkpoints
+    from mlkit.settings import CheckpointSettings
+
+    assert kept_checkpoints(CheckpointSettings(keep_last=2, keep_best=1), 10_000) == 4
+    assert kept_checkpoints(CheckpointSettings(keep_last=2, keep_best=1, keep_every=1_000), 10_500) == 14

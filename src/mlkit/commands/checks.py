@@ -30,8 +30,7 @@ def checkpoint_bytes(net: nn.Module, settings: RunSettings) -> int:
 def kept_checkpoints(settings: CheckpointSettings, steps: int) -> int:
     """Return how many checkpoints a run of so many updates has at most at once."""
     marked = steps // settings.keep_every if settings.keep_every else 0
-    saves = -(-steps // settings.every)
-    return min(saves, settings.keep_last + settings.keep_best + marked) + 1  # one more while the newest is written
+    return settings.keep_last + settings.keep_best + marked + 1  # one more while the newest is written
 
 
 def check_disk(folder: Path, net: nn.Module, settings: RunSettings, steps: int) -> str:
