@@ -227,12 +227,14 @@ class _Rehearsal:
             settings = self.settings
             steps = plan(settings.train, len(training_source(task, data))).steps
             kept = kept_checkpoints(settings.checkpoint, steps)
-            one, grid = self.checkpoint_bytes, 0
+            one, grid, once = self.checkpoint_bytes, 0, 0
             if measured is not None:
                 one = max(one, max(_size_of(path) for path in measured.glob("ckpt-*")))
                 grid = max((path.stat().st_size for path in (measured / "grids").glob("*.png")), default=0)
+                held = measured / "ewc.safetensors"
+                once = held.stat().st_size if held.exists() else 0
             saves = -(-steps // settings.checkpoint.every)
-            needed = kept * one + saves * grid
+            needed = kept * one + saves * grid + once
             refuse_little_disk(self.folder, needed, kept)
             return Found(
                 f"{size_text(needed)} for up to {counted(kept, 'checkpoint')} of {size_text(one)} and "
