@@ -31,7 +31,7 @@ from mlkit.errors import SettingsError
 from mlkit.metrics import METRICS, metric_table_markdown
 from mlkit.preset_files import chain_of, list_presets
 from mlkit.presets import resolve_preset
-from mlkit.report.tables import MISSING, format_count, format_value
+from mlkit.report.values import MISSING, format_count, format_value
 from mlkit.tasks import available_tasks, settings_class
 
 DOCS = Path(__file__).resolve().parent

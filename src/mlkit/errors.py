@@ -7,6 +7,12 @@ MlkitError                      2  usage: an unknown name, an option that cannot
 |-- NonFiniteError              5  a NaN or an infinity, found before the optimizer step
 |-- MemoryShortError            6  out of memory
 |-- NotReadyError              7  a rehearsal that found something wrong
+
+    exit_code = 7
+
+
+|-- GateError                   7  a comparison that --fail-if does not let pass
+>>>>>>> 889cfb3 (mlkit compare corrects for several comparisons, names the worst images, and can fail a CI job)
 `-- StoppedError               75  stopped by a signal, and saved
 """
 
@@ -70,6 +76,12 @@ class NotReadyError(MlkitError):
     """A rehearsal that found something which a training would stumble over."""
 
     exit_code = 7
+
+
+class GateError(MlkitError):
+    """A condition of `mlkit compare --fail-if` holds, or could not be judged."""
+
+    exit_code = 8
 
 
 class StoppedError(MlkitError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 from mlkit.data.manifest import open_manifest, write_manifest
 from mlkit.errors import DataError
@@ -292,6 +294,110 @@ def test_comparing_scores_on_disk_loads_no_model(make_run: MakeRun) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stderr.splitlines()[-1] == "set()"
+
+
+def test_every_checkpoint_of_a_run_is_compared_with_its_first(mlkit: Mlkit, run: Path, runs: Path) -> None:
+    said = mlkit("compare", "first", "--checkpoints", "all", "--no-picture")
+    folder = runs / "compare-first-over-time"
+    assert (said.code, said.err) == (0, f"written: {folder}\n")
+    result = json.loads((folder / "comparison.json").read_text())
+    assert [(row["name"], row["step"]) for row in result["rows"]] == [("first/ckpt-3", 3), ("first/ckpt-6", 6)]
+    assert result["main_metric"] == "psnr"
+
+
+def test_the_worst_images_come_first_in_every_form(
+    mlkit: Mlkit, make_run: MakeRun, runs: Path, rendered: Rendered
+) -> None:
+    a, b = make_run("a"), make_run("b", gain_db=0.5)
+    gains = stored_scores(b / "ckpt-500")["psnr"] - stored_scores(a / "ckpt-500")["psnr"]
+    said = mlkit("compare", "a", "b")
+    worst = json.loads((runs / "compare-a-vs-b" / "comparison.json").read_text())["rows"][1]["worst_images"]
+    assert [one["id"] for one in worst] == [f"{index:06d}" for index in np.argsort(gains)[:10]]
+    assert [one["improvement"] for one in worst] == pytest.approx(sorted(gains)[:10])
+    told = said.out[said.out.index("Worst images of b: PSNR [dB]") :]
+    assert [line.split()[0] for line in told.splitlines()[4:14]] == [one["id"] for one in worst]
+
+
+def test_three_models_are_two_comparisons(mlkit: Mlkit, make_run: MakeRun, rendered: Rendered) -> None:
+    for name, gain in (("a", 0.0), ("b", 2.0), ("c", 2.0)):
+        make_run(name, gain_db=gain, num=6)
+    result = json.loads(mlkit("compare", "a", "b", "c", "--json").out)
+    found = [row["improvement_over_first"]["psnr"] for row in result["rows"][1:]]
+    # alone, six images suffice: 2 / 2**6 = 0.031; of two comparisons the better one has to reach 0.025
+    assert [one["p"] for one in found] == [2 / 64] * 2
+    assert [one["p_holm"] for one in found] == [4 / 64] * 2
+    assert {one["verdict"] for one in found} == {"no difference shown"}
+    told = "6 images are too few: no difference can be shown in 2 comparisons with less than 7"
+    assert result["notes"] == [told]
+
+
+# --------------------------------------------------------------------------------------------- conditions
+
+
+@pytest.mark.parametrize(
+    ("condition", "code"),
+    [
+        ("psnr < -0.05", 7),  # the mean is -0.1
+        ("psnr < -0.05 @95%", 7),
+        ("psnr<-0.05@95%", 7),
+        ("psnr < -0.12 @95%", 0),  # within the interval: not shown
+        ("psnr < -0.5", 0),
+        ("psnr >= -0.5 @ 99 %", 7),
+        ("enl_ratio < 0", 0),  # equal
+        ("enl_ratio <= 0", 7),
+    ],
+)
+def test_a_condition_that_holds_ends_with_a_code_of_its_own(
+    mlkit: Mlkit, make_run: MakeRun, runs: Path, rendered: Rendered, condition: str, code: int
+) -> None:
+    make_run("a", num=60)
+    make_run("b", num=60, gain_db=-0.1)
+    said = mlkit("compare", "a", "b", "--fail-if", condition)
+    assert said.code == code, said.err
+    assert (runs / "compare-a-vs-b" / "comparison.json").is_file()
+    assert ("holds: b over a is " in said.err) == (code == 7)
+
+
+def test_the_sentence_of_a_condition_has_its_own_interval(mlkit: Mlkit, make_run: MakeRun, rendered: Rendered) -> None:
+    a, b = make_run("a", num=60), make_run("b", num=60, gain_db=-0.5)
+    gains = stored_scores(b / "ckpt-500")["psnr"] - stored_scores(a / "ckpt-500")["psnr"]
+    half = stats.t.ppf(0.995, 59) * stats.sem(gains)
+    said = mlkit("compare", "a", "b", "--fail-if", "psnr<-0.05 @99%")
+    numbers = r"is (\S+) \[(\S+), (\S+)\], positive is better"
+    told = re.fullmatch(rf"mlkit: --fail-if 'psnr < -0.05 @99%' holds: b over a {numbers}", said.err.splitlines()[-1])
+    assert said.code == 7 and told
+    expected = [np.mean(gains), np.mean(gains) - half, np.mean(gains) + half]
+    assert [float(one) for one in told.groups()] == pytest.approx(expected, abs=0.012)
+
+
+def test_a_condition_that_cannot_be_judged_does_not_pass(mlkit: Mlkit, make_run: MakeRun, rendered: Rendered) -> None:
+    make_run("a", num=5)
+    make_run("b", num=5, gain_db=2.0)
+    said = mlkit("compare", "a", "b", "--fail-if", "psnr < -0.05 @95%")
+    told = "mlkit: --fail-if 'psnr < -0.05 @95%' could not be judged: 5 images of b over a are too few\n"
+    assert (said.code, said.err.splitlines(keepends=True)[-1]) == (7, told)
+
+
+def test_what_is_no_condition_is_refused_before_anything_is_read(mlkit: Mlkit, runs: Path) -> None:
+    texts = ("psnr -0.05", "pnsr < 1", "psnr < few", "psnr < 1 @9%", "loss < 0")
+    said = mlkit("compare", "a", "b", *(word for text in texts for word in ("--fail-if", text)))
+    lines = said.err.splitlines()
+    assert (said.code, len(lines)) == (2, 5)
+    assert lines[0].startswith("mlkit: --fail-if 'psnr -0.05' is no condition: write METRIC <, <=, > or >= NUMBER")
+    assert "unknown metric 'pnsr' (did you mean 'psnr'?)" in lines[1]
+    assert "the number 'few' is no number" in lines[2]
+    assert "the level 9 % is not from 50 up to 100" in lines[3]
+    assert "unknown metric 'loss'" in lines[4]
+
+
+def test_a_condition_on_a_metric_that_no_run_has_is_refused(
+    mlkit: Mlkit, make_run: MakeRun, runs: Path, rendered: Rendered
+) -> None:
+    make_run("a")
+    said = mlkit("compare", "a", "a", "--fail-if", "psnr_y < 0")
+    told = "--fail-if: psnr_y was not scored in every run (did you mean 'psnr'?); compared are: psnr, enl_ratio"
+    assert (said.code, said.err) == (2, f"mlkit: {told}\n")
+    assert not (runs / "compare-a-vs-a").exists()
 
 
 # ----------------------------------------------------------------------------------------------- refused

@@ -11,12 +11,15 @@ from scipy import stats
 
 from mlkit.evaluation.statistics import (
     Interval,
+    compare_all,
     compare_pairs,
     fewest_pairs,
+    holm,
     mean_interval,
     paired_bootstrap,
     paired_differences,
     sign_flip_p,
+    smallest_difference,
     verdict,
     welch_interval,
 )
@@ -138,11 +141,76 @@ def test_planted_tenth_of_a_decibel_on_100_images_is_found() -> None:
     assert compare_pairs(first, first - 0.1 + rng.normal(0, 0.2, 100), "higher").verdict == "worse"
 
 
-def test_smallest_shown_difference_is_found_in_80_percent_of_the_cases() -> None:
+@pytest.mark.parametrize(("num", "comparisons"), [(6, 1), (12, 3), (100, 1)])
+def test_the_smallest_difference_has_80_percent_power_by_the_noncentral_t(num: int, comparisons: int) -> None:
+    smallest = smallest_difference(2.0, num, comparisons)
+    limit = stats.t.ppf(1 - 0.025 / comparisons, num - 1)
+    power = stats.nct.sf(limit, num - 1, smallest / 2.0 * math.sqrt(num))
+    assert power == pytest.approx(0.8, abs=0.01)
+
+
+def test_the_smallest_difference_is_found_in_80_percent_of_the_cases() -> None:
     rng = np.random.default_rng(15)
-    smallest = paired_bootstrap(stats.norm.ppf((np.arange(60) + 0.5) / 60)).smallest_shown
-    found = [paired_bootstrap(rng.normal(smallest, 1, 60), resamples=1000, seed=t).low > 0 for t in range(500)]
-    assert 0.74 < np.mean(found) < 0.86
+    smallest = smallest_difference(1.0, 40)
+    drawn = [rng.normal(smallest, 1, 40) for _ in range(300)]
+    found = [
+        verdict(paired_bootstrap(one, 1000, seed=t), "higher", sign_flip_p(one, 1000, seed=t))
+        for t, one in enumerate(drawn)
+    ]
+    assert 0.74 < np.mean([said == "better" for said in found]) < 0.86
+
+
+def test_the_smallest_difference_is_unknown_where_nothing_can_be_shown() -> None:
+    assert math.isnan(compare_pairs([1.0] * 5, [2.0] * 5, "higher").smallest_shown)
+    assert math.isnan(smallest_difference(1.0, 1))
+    assert compare_pairs([1.0] * 9, [2.0] * 9, "higher").smallest_shown == 0.0
+
+
+def test_holms_correction_is_that_of_the_paper_and_keeps_the_order() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.3, 0.9]) == pytest.approx([0.6, 0.9])
+    assert holm([0.7, 0.8]) == [1.0, 1.0]
+    assert holm([0.02]) == [0.02]
+    assert holm([]) == []
+
+
+def test_of_four_models_that_are_no_better_one_is_claimed_in_5_percent_at_most() -> None:
+    rng = np.random.default_rng(17)
+    ps = stats.ttest_1samp(rng.normal(0, 1, (2000, 20, 4)), 0, axis=1).pvalue
+    claimed = np.mean([min(holm(list(row))) <= 0.05 for row in ps])
+    assert np.mean(ps.min(axis=1) <= 0.05) > 0.15  # without the correction
+    assert 0.03 < claimed < 0.06
+
+
+def test_several_comparisons_ask_for_more_of_each() -> None:
+    rng = np.random.default_rng(18)
+    first = rng.normal(30, 4, 24)
+    others = [first + rng.normal(mean, 0.5, 24) for mean in (0.3, 0.0, 0.01)]
+    alone = compare_pairs(first, others[0], "higher")
+    among = compare_all(first, others, "higher")
+    assert among[0].improvement == alone.improvement
+    assert (alone.p_holm, alone.comparisons) == (alone.p, 1)
+    assert [one.p_holm for one in among] == pytest.approx(holm([one.p for one in among]))
+    assert among[0].p_holm == pytest.approx(3 * alone.p)
+    assert among[0].smallest_shown > alone.smallest_shown
+    assert fewest_pairs(0.95, comparisons=3) == 7  # 3 * 2 / 2**7 = 0.047
+
+
+def test_images_are_won_tied_and_lost_in_the_metrics_direction() -> None:
+    first, other = [1.0, 2.0, 3.0, 4.0, math.nan], [1.5, 2.0, 2.0, 5.0, 1.0]
+    found = compare_pairs(first, other, "higher")
+    assert (found.wins, found.ties, found.losses) == (2, 1, 1)
+    found = compare_pairs(first, other, "lower")
+    assert (found.wins, found.ties, found.losses) == (1, 1, 2)
+    found = compare_pairs([0.5, 1.5, 1.2], [0.8, 1.0, 0.7], "one")
+    assert (found.wins, found.ties, found.losses) == (2, 0, 1)
+
+
+def test_a_planted_tenth_of_a_decibel_on_100_images_is_found_every_time() -> None:
+    rng = np.random.default_rng(19)
+    first = rng.normal(30, 4, 100)
+    scattered = [first + 0.1 + rng.normal(0, 0.2, 100) for _ in range(30)]
+    assert all(compare_pairs(first, one, "higher").verdict == "better" for one in scattered)
 
 
 def test_missing_and_infinite_scores_are_dropped_in_pairs_and_counted() -> None:

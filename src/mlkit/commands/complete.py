@@ -1,8 +1,9 @@
-"""Shell completion of names: presets and runs."""
+"""Shell completion of names: presets, runs, metrics, and the words of an option."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from mlkit.tasks import TASKS
@@ -26,6 +27,22 @@ def statuses(incomplete: str) -> list[str]:
 def tasks(incomplete: str) -> list[str]:
     """Return the tasks that start so."""
     return [name for name in TASKS if name.startswith(incomplete)]
+
+
+def words(*known: str) -> Callable[[str], list[str]]:
+    """Return the completion of an option that takes one of a few words."""
+
+    def starting(incomplete: str) -> list[str]:
+        return [word for word in known if word.startswith(incomplete)]
+
+    return starting
+
+
+def conditions(incomplete: str) -> list[str]:
+    """Return the beginnings of a condition on a metric that start so."""
+    from mlkit.metrics import METRICS
+
+    return [f"{key} < " for key in METRICS if key != "loss" and key.startswith(incomplete)]
 
 
 def runs(incomplete: str) -> list[str]:

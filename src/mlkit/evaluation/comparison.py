@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlkit.errors import DataError, listing
-from mlkit.evaluation.criteria import FLUCTUATION, NONFINITE_STEPS, Judged, judge
+from mlkit.evaluation.rows import Entry, Row, family_sizes, row_of
 from mlkit.evaluation.scores import (
     NOT_RANKED,
     Candidate,
     Group,
-    Scores,
     pooled,
     read_facts,
     read_scores,
     refuse_unequal,
     unlike_settings,
 )
-from mlkit.evaluation.seeds import Seeds, over_seeds
-from mlkit.evaluation.statistics import Difference, Floats, compare_pairs, fewest_pairs, paired_differences
+from mlkit.evaluation.statistics import Difference, Floats, compare_all, fewest_pairs, paired_differences
 from mlkit.metrics import METRICS
 
 COMPARISON_FORMAT = 1
@@ -37,49 +35,15 @@ __all__ = ["Candidate", "Comparison", "Group", "Row", "choose_images", "compare_
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One model, or the models of several seeds."""
-
-    name: str
-    checkpoint: Path  # of a group the first one's
-    step: int
-    parameters: int | None
-    facts: Mapping[str, float]  # values_ratio, bits_per_px: what the task's models store
-    means: Mapping[str, float | None]  # over the images with a finite score
-    differences: Mapping[str, Difference]  # to the first row; empty there
-    criteria: Sequence[Judged]
-    nonfinite_steps: int  # of all seeds
-    fluctuation: float  # of the training loss, the largest of all seeds; NaN where unknown
-    set_scores: Mapping[str, float]  # figures of all images together; NaN where one is undefined
-    families: Mapping[str, Mapping[str, float | None]]  # means by family of images; empty where there is but one
-    seeds: Seeds | None  # of a group
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it for comparison.json."""
-        return {
-            "name": self.name,
-            "checkpoint": str(self.checkpoint),
-            "step": self.step,
-            "parameters": self.parameters,
-            "facts": dict(self.facts),
-            "means": dict(self.means),
-            "improvement_over_first": {key: found.to_json() for key, found in self.differences.items()},
-            "criteria": [asdict(judged) for judged in self.criteria],
-            "nonfinite_steps": self.nonfinite_steps,
-            "fluctuation": _known(self.fluctuation),
-            "set_scores": {key: _known(value) for key, value in self.set_scores.items()},
-            "families": {family: dict(means) for family, means in self.families.items()},
-            **({"seeds": self.seeds.to_json()} if self.seeds else {}),
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class Comparison:
     """Models on the same images, the first of them the baseline."""
 
     rows: Sequence[Row]
     metrics: Sequence[str]  # keys that every row has, in the order of METRICS
+    main: str  # the one by which the tasks' checkpoints are chosen, else the first
     signatures: Mapping[str, str]
+    protocol: str
+    ids: Sequence[str]  # the images that every row has, in the order of every row's values
     num_images: int
     dataset_sha256: str
     dataset_label: str  # "simulated" or ""
@@ -98,22 +62,13 @@ class Comparison:
             "num_images": self.num_images,
             "families": dict(self.family_sizes),
             "metrics": list(self.metrics),
+            "main_metric": self.main,
+            "protocol": self.protocol,
             "signatures": dict(self.signatures),
             "rows": [row.to_json() for row in self.rows],
             "notes": list(self.notes),
             "shown_ids": list(self.shown_ids),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """What was read of one row."""
-
-    members: Sequence[Candidate]
-    member_scores: Sequence[Scores]
-    facts: Sequence[Mapping[str, Any]]  # of each member
-    scores: Scores  # of all members as one
-    is_group: bool
 
 
 def compare_checkpoints(
@@ -141,14 +96,28 @@ def compare_checkpoints(
     ranked = [key for key in shared if key not in NOT_RANKED]
     if not ranked:
         raise DataError(f"{names} share no metric; delete their eval.json and compare again")
-    sizes = _family_sizes(first, ids)
-    rows = [_row(entry, entries[0], ids, shared, sizes, seed) for entry in entries]
-    main = ranked[0]
-    main_differences = paired_differences(first.on(ids, main), all_scores[1].on(ids, main), METRICS[main].better)
+    sizes = family_sizes(first, ids)
+    chosen = {member.primary for entry in entries for member in entry.members}
+    main = next((key for key in ranked if chosen == {key}), ranked[0])
+    others = all_scores[1:]
+    found = {
+        key: compare_all(first.on(ids, key), [one.on(ids, key) for one in others], METRICS[key].better, seed=seed)
+        for key in ranked
+    }
+    differences: list[dict[str, Difference]] = [{}]
+    differences += [{key: found[key][place] for key in ranked} for place in range(len(others))]
+    rows = [
+        row_of(entry, entries[0], ids, shared, main, own, sizes)
+        for entry, own in zip(entries, differences, strict=True)
+    ]
+    main_differences = paired_differences(first.on(ids, main), others[0].on(ids, main), METRICS[main].better)
     return Comparison(
         rows=rows,
         metrics=ranked,
+        main=main,
         signatures={key: first.signatures[key] for key in ranked},
+        protocol=first.protocol,
+        ids=ids,
         num_images=len(ids),
         dataset_sha256=first.dataset_sha256,
         dataset_label=next((scores.dataset_label for scores in all_scores if scores.dataset_label), ""),
@@ -170,96 +139,18 @@ def choose_images(ids: Sequence[str], differences: Floats, largest: int = 3) -> 
     return [ids[i] for i in order[:largest] + rest[:1]]
 
 
-def _read(candidates: Sequence[Candidate | Group], evaluate: Callable[[Path], None] | None) -> list[_Entry]:
+def _read(candidates: Sequence[Candidate | Group], evaluate: Callable[[Path], None] | None) -> list[Entry]:
     members = [tuple(one.members) if isinstance(one, Group) else (one,) for one in candidates]
     facts = [[read_facts(member) for member in own] for own in members]
     scores = [[read_scores(member, evaluate) for member in own] for own in members]
     refuse_unequal([one for own in scores for one in own])
     return [
-        _Entry(own, own_scores, own_facts, pooled(one.name, own_scores), isinstance(one, Group))
+        Entry(own, own_scores, own_facts, pooled(one.name, own_scores), isinstance(one, Group))
         for one, own, own_scores, own_facts in zip(candidates, members, scores, facts, strict=True)
     ]
 
 
-def _row(
-    entry: _Entry, baseline: _Entry, ids: Sequence[str], shared: Sequence[str], sizes: Mapping[str, int], seed: int
-) -> Row:
-    """Return the row of an entry; that of the baseline itself has no differences."""
-    scores, first, is_first = entry.scores, baseline.scores, entry is baseline
-    means = {key: _mean(scores.on(ids, key)) for key in METRICS if key in scores.scores}
-    figures, of_first = ({**_of_the_run(one.members), **one.scores.set_scores} for one in (entry, baseline))
-    differences = None
-    if not is_first:
-        differences = {key: _mean(scores.on(ids, key) - first.on(ids, key)) for key in shared}
-        differences |= {key: value - of_first[key] for key, value in figures.items() if key in of_first}
-    ranked = [key for key in shared if key not in NOT_RANKED]
-    return Row(
-        name=scores.name,
-        checkpoint=entry.members[0].checkpoint,
-        step=scores.step,
-        parameters=entry.facts[0]["parameters"],
-        facts=entry.facts[0]["facts"],
-        means=means,
-        differences={} if is_first else _differences(first, scores, ids, ranked, seed),
-        criteria=[judge(criterion, {**means, **figures}, differences) for criterion in entry.facts[0]["criteria"]],
-        nonfinite_steps=int(figures[NONFINITE_STEPS]),
-        fluctuation=figures.get(FLUCTUATION, math.nan),
-        set_scores=scores.set_scores,
-        families=_family_means(scores, ids, ranked, first.family_of) if sizes else {},
-        seeds=over_seeds(
-            entry.member_scores,
-            [member.checkpoint for member in entry.members],
-            ids,
-            ranked,
-            baseline.member_scores if baseline.is_group and not is_first else None,
-        )
-        if entry.is_group
-        else None,
-    )
-
-
-def _of_the_run(members: Sequence[Candidate]) -> dict[str, float]:
-    """Return what criteria judge and no score tells: all steps that were not finite, the largest fluctuation."""
-    known = [member.fluctuation for member in members if not math.isnan(member.fluctuation)]
-    nonfinite = float(sum(member.nonfinite_steps for member in members))
-    return {NONFINITE_STEPS: nonfinite, **({FLUCTUATION: max(known)} if known else {})}
-
-
-def _differences(
-    first: Scores, other: Scores, ids: Sequence[str], keys: Sequence[str], seed: int
-) -> dict[str, Difference]:
-    return {key: compare_pairs(first.on(ids, key), other.on(ids, key), METRICS[key].better, seed=seed) for key in keys}
-
-
-def _mean(values: Floats) -> float | None:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else None
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _family_sizes(first: Scores, ids: Sequence[str]) -> dict[str, int]:
-    """Return how many images each family has, in the order of their first ones; nothing where there is but one."""
-    sizes: dict[str, int] = {}
-    for name in ids if first.family_of else ():
-        family = first.family_of[name]
-        sizes[family] = sizes.get(family, 0) + 1
-    return sizes if len(sizes) > 1 else {}
-
-
-def _family_means(
-    scores: Scores, ids: Sequence[str], keys: Sequence[str], family_of: Mapping[str, str]
-) -> dict[str, dict[str, float | None]]:
-    """Return the means of each family; the families are those of the first row, since the images are the same."""
-    members: dict[str, list[str]] = {}
-    for name in ids:
-        members.setdefault(family_of[name], []).append(name)
-    return {family: {key: _mean(scores.on(own, key)) for key in keys} for family, own in members.items()}
-
-
-def _notes(rows: Sequence[Row], entries: Sequence[_Entry], ids: Sequence[str], ranked: Sequence[str]) -> list[str]:
+def _notes(rows: Sequence[Row], entries: Sequence[Entry], ids: Sequence[str], ranked: Sequence[str]) -> list[str]:
     """Return the sentences that keep a reader from believing too much."""
     notes: list[str] = []
     limits = [rows[0].facts.get(key) for key in ("db_min", "db_max")]
@@ -285,8 +176,9 @@ def _notes(rows: Sequence[Row], entries: Sequence[_Entry], ids: Sequence[str], r
             notes.append(
                 f"{scores.name}: {count} of {len(ids)} images have no finite {key}{rest}; those pairs are left out"
             )
-    if len(ids) < fewest_pairs():
-        notes.append(f"{len(ids)} images are too few: no difference can be shown with less than {fewest_pairs()}")
+    if len(ids) < (fewest := fewest_pairs(comparisons=len(rows) - 1)):
+        told = f" in {len(rows) - 1} comparisons" if len(rows) > 2 else ""
+        notes.append(f"{len(ids)} images are too few: no difference can be shown{told} with less than {fewest}")
     for row in rows[1:]:
         for fact, words in (("bits_per_px", "bits per pixel"), ("values_ratio", "times fewer values")):
             one, two = rows[0].facts.get(fact), row.facts.get(fact)

@@ -29,6 +29,7 @@ class Candidate:
     checkpoint: Path
     nonfinite_steps: int = 0
     fluctuation: float = math.nan  # of its run's training loss; NaN where that is unknown
+    primary: str = ""  # the metric that chose its run's best checkpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,57 +5,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from mlkit.evaluation.comparison import Comparison, Row
 from mlkit.evaluation.criteria import Judged
-from mlkit.evaluation.statistics import Difference, Interval
+from mlkit.evaluation.statistics import Difference
 from mlkit.metrics import BETTER_TEXT, METRICS
+from mlkit.report.values import MISSING, Table, format_count, format_p, format_value, heading, with_interval
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-MISSING = "-"
 _WHOLE = ("Improvement", "Verdict")  # columns of words that are not wrapped
 _MANY = 16  # figures of one family, such as the KL of each latent dimension, above which a table only summarises them
 _MOST_COLUMNS = 9  # that a window of 80 columns holds
 _FACTS = {"values_ratio": ("Values", "1/{:g}"), "bits_per_px": ("Bits/px", "{:.2f}")}
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Cells as text, before any layout."""
-
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    num_text: int = 1  # leading columns of words; the others are numbers, set to the right
-
-
-def format_value(key: str, value: float | None, *, signed: bool = False, unit: bool = False) -> str:
-    """Return a score with the metric's decimals, another figure to three digits; "-" where there is none."""
-    if value is None or not math.isfinite(value):
-        return MISSING
-    metric = METRICS.get(key)
-    if metric is None:
-        return f"{value:.0f}" if value == round(value) else f"{value:.3g}"
-    decimals = metric.decimals
-    rounded = round(value, decimals) + 0.0  # + 0.0: "-0.00" is 0.00
-    text = f"{rounded:{'+' if signed and rounded else ''}.{decimals}f}"
-    return f"{text} {metric.unit}" if unit and metric.unit else text
-
-
-def format_count(count: int | None) -> str:
-    """Return a number of parameters to three digits: 950, 12.3 k, 1.23 M."""
-    if count is None:
-        return MISSING
-    for size, letter in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
-        if count >= size * 0.9995:
-            share = count / size
-            return f"{share:.{2 if share < 9.995 else 1 if share < 99.95 else 0}f} {letter}"
-    return str(count)
 
 
 def title(comparison: Comparison) -> str:
@@ -68,7 +33,7 @@ def title(comparison: Comparison) -> str:
 
 def tables(comparison: Comparison) -> list[Table]:
     """Return the models, the improvement of each over the first, and what else there is: seeds, details, figures of
-    the whole set, families of images, the trainings, criteria."""
+    the whole set, families of images, the trainings, criteria, the worst images."""
     rows = comparison.rows
     found = [_models(comparison), *(_improvements(comparison, row) for row in rows[1:])]
     if any(row.seeds for row in rows):
@@ -85,6 +50,7 @@ def tables(comparison: Comparison) -> list[Table]:
     if any(row.criteria for row in comparison.rows):
         cells = [[row.name, judged.sentence, *_judged(judged)] for row in comparison.rows for judged in row.criteria]
         found.append(Table("Criteria", ("Model", "Criterion", "Result", "Found"), cells, num_text=3))
+    found += [_worst(comparison, row) for row in rows[1:] if row.worst]
     return found
 
 
@@ -95,10 +61,13 @@ def footnotes(comparison: Comparison) -> list[str]:
         "A model of several seeds has the mean of its runs, image by image. Over seeds each run counts as one (95 %: "
         "Student's t for a mean, Welch's t for a difference), which tells what training again could change."
     )
+    several = len(comparison.rows) - 1
+    corrected = f", corrected for {several} comparisons (Holm)" if several > 1 else ""
     return [
         f"Improvement is over {comparison.rows[0].name}, positive is better, with its 95 % interval (paired "
-        "studentised bootstrap over images). A verdict needs an interval without 0 and a sign-flip p of at most 0.05, "
-        "each metric for itself. Smallest shown: the difference that as many images show with 80 % power.",
+        f"studentised bootstrap over images). A verdict needs an interval without 0 and a sign-flip p{corrected} of at "
+        "most 0.05, each metric for itself. W/T/L: images won, tied, lost. Smallest shown: the difference that as many "
+        "images show with 80 % power.",
         *([grouped] if any(row.seeds for row in comparison.rows) else []),
         f"Checkpoints: {steps}.",
         *comparison.notes,
@@ -156,8 +125,8 @@ def rich_tables(comparison: Comparison) -> RenderableType:
 
 def _models(comparison: Comparison) -> Table:
     facts = [fact for fact in _FACTS if any(fact in row.facts for row in comparison.rows)]
-    metrics = _main(comparison)
-    head = ["Model", "Params", *map(_heading, metrics), *(_FACTS[fact][0] for fact in facts)]
+    metrics = main_metrics(comparison)
+    head = ["Model", "Params", *map(heading, metrics), *(_FACTS[fact][0] for fact in facts)]
     cells = [_model(row, metrics, facts) for row in comparison.rows]
     if len(head) <= _MOST_COLUMNS:
         return Table("Models", head, cells)
@@ -172,42 +141,49 @@ def _model(row: Row, metrics: Sequence[str], facts: Sequence[str]) -> list[str]:
 
 
 def _improvements(comparison: Comparison, row: Row) -> Table:
-    head = ("Metric", "Improvement", "Verdict", "p", "Smallest shown")
-    cells = [[_heading(key), *_improvement(key, row.differences[key])] for key in _main(comparison)]
+    head = ("Metric", "Improvement", "Verdict", "W/T/L", "p", "Smallest shown")
+    cells = [[heading(key), *_improvement(key, row.differences[key])] for key in main_metrics(comparison)]
     return Table(f"{row.name} over {comparison.rows[0].name}", head, cells, num_text=3)
 
 
 def _improvement(key: str, found: Difference) -> list[str]:
-    with_interval = _with_interval(key, found.improvement, signed=True)
-    p = "<0.001" if found.p < 0.001 else f"{found.p:.3f}"
-    return [with_interval, found.verdict, p, format_value(key, found.improvement.smallest_shown)]
+    interval = with_interval(key, found.improvement, signed=True)
+    images = f"{found.wins}/{found.ties}/{found.losses}"
+    return [interval, found.verdict, images, format_p(found.p_holm), format_value(key, found.smallest_shown)]
 
 
-def _with_interval(key: str, interval: Interval, *, signed: bool = False) -> str:
-    """Return "30.1 [29.8, 30.4]", without the ends where they cannot be known."""
-    low, mean, high = (
-        format_value(key, value, signed=signed) for value in (interval.low, interval.mean, interval.high)
-    )
-    return mean if MISSING in (low, high) else f"{mean} [{low}, {high}]"
+def _worst(comparison: Comparison, row: Row) -> Table:
+    key = comparison.main
+    head = ("Image", comparison.rows[0].name, row.name, "Improvement")
+    cells = [
+        [
+            image.id,
+            format_value(key, image.first),
+            format_value(key, image.other),
+            format_value(key, image.improvement, signed=True),
+        ]
+        for image in row.worst
+    ]
+    return Table(f"Worst images of {row.name}: {heading(key)}", head, cells)
 
 
 def _seed_means(comparison: Comparison) -> Table:
-    cells = [[_heading(key), *(_cell(key, row) for row in comparison.rows)] for key in _main(comparison)]
+    cells = [[heading(key), *(_cell(key, row) for row in comparison.rows)] for key in main_metrics(comparison)]
     return Table("Over seeds", ("Metric", *_names(comparison.rows)), cells)
 
 
 def _cell(key: str, row: Row) -> str:
     """Return a mean or a figure of the whole set; of several seeds with the interval over them."""
     if row.seeds and key in row.seeds.intervals:
-        return _with_interval(key, row.seeds.intervals[key])
+        return with_interval(key, row.seeds.intervals[key])
     return format_value(key, row.means.get(key, row.set_scores.get(key)))
 
 
 def _seed_improvements(comparison: Comparison, row: Row) -> Table:
     assert row.seeds
     cells = [
-        [_heading(key), _with_interval(key, row.seeds.improvements[key], signed=True), row.seeds.verdict(key)]
-        for key in _main(comparison)
+        [heading(key), with_interval(key, row.seeds.improvements[key], signed=True), row.seeds.verdict(key)]
+        for key in main_metrics(comparison)
         if key in row.seeds.improvements
     ]
     title = f"{row.name} over {comparison.rows[0].name}, over seeds"
@@ -219,7 +195,7 @@ def _detail(key: str, rows: Sequence[Row]) -> list[str]:
     shown = [_cell(key, row) for row in rows]
     found = [row.differences[key].verdict if key in row.differences else "" for row in rows]
     return [
-        _heading(key),
+        heading(key),
         *(f"{cell} {word}" if word in ("better", "worse") else cell for cell, word in zip(shown, found, strict=True)),
     ]
 
@@ -244,13 +220,13 @@ def _set_figures(rows: Sequence[Row]) -> list[list[str]]:
 
 def _families(comparison: Comparison) -> Table:
     """Return the means of each family of images; sorted as they come, so that a model stands below the first."""
-    metrics = _main(comparison)
+    metrics = main_metrics(comparison)
     cells = [
         [family, row.name, str(count), *(format_value(key, row.families[family][key]) for key in metrics)]
         for family, count in comparison.family_sizes.items()
         for row in comparison.rows
     ]
-    return Table("By family", ("Family", "Model", "Images", *map(_heading, metrics)), cells, num_text=2)
+    return Table("By family", ("Family", "Model", "Images", *map(heading, metrics)), cells, num_text=2)
 
 
 def _trainings(rows: Sequence[Row]) -> Table:
@@ -277,7 +253,7 @@ def _names(rows: Sequence[Row]) -> list[str]:
     return [row.name for row in rows]
 
 
-def _main(comparison: Comparison) -> list[str]:
+def main_metrics(comparison: Comparison) -> list[str]:
     """Return the metrics of the main tables: all but details."""
     return [key for key in comparison.metrics if not METRICS[key].detail] or list(comparison.metrics)
 
@@ -287,11 +263,6 @@ def _judged(judged: Judged) -> tuple[str, str]:
     if judged.value is None:
         return result, judged.reason
     return result, format_value(judged.metric, judged.value, unit=True)
-
-
-def _heading(key: str) -> str:
-    metric = METRICS[key]
-    return f"{metric.name} [{metric.unit}]" if metric.unit and metric.unit not in metric.name.split() else metric.name
 
 
 def _line(cells: Sequence[str]) -> str:
