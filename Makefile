@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 # The quick ones first; all together take about an hour. A quiet machine is needed for figures that can be quoted.
-BENCHES := startup runs ssim crops order step ftd_step precision checkpoint_cost sr demosaic lens bvae sar_codec demo
+BENCHES := startup runs compare report ssim crops order step ftd_step precision checkpoint_cost sr demosaic lens bvae sar_codec demo
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test install lint types layers pytest docs bench clean

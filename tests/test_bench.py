@@ -19,6 +19,8 @@ BENCH = ROOT / "bench"
 RATIOS = {
     "startup": (r"mlkit --help over the stub: [\d.]+ x", r"mlkit train --help +\d+ ms +\d+ ms +[\d.]+ \("),
     "runs": (r"mlkit runs list, 20 runs: [\d.]+ s", r"mlkit presets list +\d+ ms +\d+ ms +[\d.]+ \("),
+    "compare": (r"mlkit over scipy: [\d.]+ \(", r"two runs of 100 images, 6 metrics, 10,000 resamples: [\d.]+ s"),
+    "report": (r"3 images of 64x64 in [\d.]+ MB", r"writing it: [\d.]+ s"),
     "step": (r"step over a bare one, 32 px, fp32: [\d.]+ x", r"32 px, fp32 .* [\d.]+ \([\d.]+ to [\d.]+\)$"),
     "ftd_step": (r"FTD step over a bare one: [\d.]+ x", r"ftd_tiny +[\d.]+ ms +[\d.]+ ms +[\d.]+ \("),
     "precision": (r"bf16 channels-last over fp32: [\d.]+ x", r"PSNR lost by it: [\d.e-]+ dB", r"the CPU names: \w+"),

@@ -216,6 +216,44 @@ def test_checkpoints_handed_on_without_their_run_are_compared_by_their_scores(
     assert said.err == f"evaluating {first}, which has no eval.json\nmlkit: {unknown}\n"
 
 
+def test_a_page_shows_what_the_models_make_of_the_worst_images(
+    mlkit: Mlkit, run: Path, runs: Path, tmp_path: Path, files: Files
+) -> None:
+    given = ("--html", tmp_path / "page", "--images", 3, "--out", tmp_path / "out")
+    said = mlkit("compare", "first/ckpt-3", "first/ckpt-6", *given)
+    page = tmp_path / "page" / "index.html"
+    assert (said.code, said.err) == (0, f"page: {page}\nwritten: {tmp_path / 'out'}\n")
+    assert set(files(tmp_path / "page")) == {"index.html"}
+    text = page.read_text(encoding="utf-8")
+    gains = stored_scores(run / "ckpt-6")["psnr"] - stored_scores(run / "ckpt-3")["psnr"]
+    ids = json.loads((run / "ckpt-6" / "eval.json").read_text())["ids"]
+    order = [ids[index] for index in np.argsort(gains, kind="stable")]
+    assert re.findall(r'<h3 id="image-\d+-title"><a href="#image-\d+">([^<]+)</a>', text) == [*order[:2], order[-1]]
+    maps = re.findall(r"<figcaption>([^<]+)</figcaption>", text)
+    assert [one.partition(",")[0] for one in maps[:2]] == [f"|difference| of first/ckpt-{step}" for step in (3, 6)]
+    assert "mlkit compare first/ckpt-3 first/ckpt-6 --html" in text
+    assert text.count("<option") == 3 * 2 * 3  # three images, two sides: original and two results
+
+
+def test_a_page_without_the_data_has_everything_but_the_pictures(
+    mlkit: Mlkit, run: Path, runs: Path, tmp_path: Path, edit: Callable[..., None]
+) -> None:
+    edit(run / "run.json", dataset_dir=str(tmp_path / "gone"))
+    said = mlkit("compare", "first/ckpt-3", "first/ckpt-6", "--html", tmp_path / "page")
+    told = f"the dataset of run first is no longer at {tmp_path / 'gone'}; say where it lies now with --data"
+    assert said.code == 0 and f"warning: no pictures in the page: {told}\n" in said.err
+    text = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert f"No pictures: {told}." in text and "Training loss" in text
+    assert mlkit("compare", "first", "first", "--no-picture", "--html", tmp_path / "other").code == 0
+    assert "No pictures: --no-picture was given." in (tmp_path / "other" / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_page_is_a_folder(mlkit: Mlkit, make_run: MakeRun, refused: Refused) -> None:
+    make_run("a")
+    told = "--html report.html is a file; give a folder for the page: --html report"
+    assert mlkit("compare", "a", "a", "--html", "report.html") == refused(2, told)
+
+
 # ------------------------------------------------------------------------------------- runs of set scores
 
 

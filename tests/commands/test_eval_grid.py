@@ -140,15 +140,34 @@ def test_time_line_has_a_row_for_every_kept_checkpoint(
     mlkit: Mlkit, run: Path, tmp_path: Path, drawn: Drawn, ids: list[str]
 ) -> None:
     said = mlkit("eval", "grid", "first", "--checkpoints", "all")
-    assert (said.code, said.err) == (0, f"written: {run / 'grids' / 'timeline.png'}\n")
+    page = run / "grids" / "timeline" / "index.html"
+    assert (said.code, said.err) == (0, f"page: {page}\nwritten: {run / 'grids' / 'timeline.png'}\n")
+    text = page.read_text(encoding="utf-8")
+    assert 'data-steps="3,6"' in text and "<h1>first over time</h1>" in text
+    assert text.count("<figcaption>|difference| of step") == 2 * 4  # four images of each checkpoint
+    assert "step 6" in text and "psnr|" in text, "with the scores of both"
     assert drawn.heading == "first: every kept checkpoint"
     assert list(drawn.labels) == ["Original", "step 3", "step 6"]
     titles = [[panel.title for panel in row] for row in drawn.rows]
     assert titles == [titles[0]] * 3 and len(titles[0]) == 4 and set(titles[0]) < set(ids)
     assert not np.array_equal(drawn.rows[1][0].image_hwc, drawn.rows[2][0].image_hwc)
     one = mlkit("eval", "grid", "first/ckpt-3", "--checkpoints", "all", "--ids", "1", "--out", tmp_path / "t.png")
-    assert (one.code, one.err) == (0, f"written: {tmp_path / 't.png'}\n")
+    assert (one.code, one.err) == (0, f"page: {tmp_path / 't' / 'index.html'}\nwritten: {tmp_path / 't.png'}\n")
     assert [len(row) for row in drawn.rows] == [1, 1, 1]
+
+
+def test_a_time_line_of_the_users_own_images_tells_scores_under_each(
+    mlkit: Mlkit, run: Path, tmp_path: Path, scene: Path
+) -> None:
+    import tifffile
+
+    (tmp_path / "own").mkdir()
+    tifffile.imwrite(tmp_path / "own" / "one.tif", np.load(scene)[:64, :64])
+    given = ("--images-dir", tmp_path / "own", "--out", tmp_path / "t.png", "--html", tmp_path / "page")
+    said = mlkit("eval", "grid", "first", "--checkpoints", "all", *given)
+    assert said.code == 0, said.err
+    text = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert "step 3: PSNR" in text and "step 6: PSNR" in text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")

@@ -31,11 +31,20 @@ def compare(
         Path | None,
         typer.Option(help="Folder for the results.  \\[default: RUNS_DIR/compare-A-vs-B]", show_default=False),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Also write a page to look at and to send: one file that works offline, with every picture to slide.",
+            show_default=False,
+        ),
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Images in the page, the worst first.")] = 12,
     fail_if: Annotated[
         list[str] | None,
         typer.Option(
             metavar="CONDITION",
-            help="End with code 7 if an improvement over the first is so, such as 'psnr < -0.05 @95%'; repeatable.",
+            help="End with code 8 if an improvement over the first is so, such as 'psnr < -0.05 @95%'; repeatable.",
             show_default=False,
             autocompletion=complete.conditions,
         ),
@@ -47,11 +56,11 @@ def compare(
     picture: Annotated[bool, typer.Option(help="Render the side-by-side picture; it loads the models.")] = True,
     runs_dir: Annotated[Path, typer.Option(envvar="MLKIT_RUNS_DIR", help="Where runs lie.")] = Path("runs"),
 ) -> None:
-    """Compare runs with the first one: scores, paired 95 % intervals, verdicts, criteria, a picture.
+    """Compare runs with the first one: scores, paired 95 % intervals, verdicts, criteria, a picture, a page.
 
     A run stands for its best checkpoint, else its last; a group of seeds for the mean of its runs, image by image, with
     an interval over the seeds beside. Runs evaluated on different data or by a different protocol are refused. Writes
-    comparison.json, comparison.md and comparison.png.
+    comparison.json, comparison.md and comparison.png, and with --html a page that anybody can open.
 
     Examples:
 
@@ -60,6 +69,8 @@ def compare(
         mlkit compare option_a option_b option_c
 
         mlkit compare baseline_c16 --checkpoints all --out trend
+
+        mlkit compare baseline residual_v1 --html report
 
         mlkit compare baseline candidate --fail-if 'psnr < -0.05 @95%'
 
@@ -72,6 +83,8 @@ def compare(
         raise MlkitError(f"--checkpoints {checkpoints} is neither 'best' nor 'all'")
     if out is not None and out.is_file():
         raise MlkitError(f"--out {out} is a file; give a folder for the results")
+    if html is not None and (html.is_file() or html.suffix == ".html"):
+        raise MlkitError(f"--html {html} is a file; give a folder for the page: --html {html.with_suffix('')}")
     run_compare(
         CompareRequest(
             names=tuple(names),
@@ -82,5 +95,7 @@ def compare(
             data=data,
             picture=picture,
             fail_if=tuple(fail_if or ()),
+            html=html,
+            images=images,
         )
     )

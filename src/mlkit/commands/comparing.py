@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +23,9 @@ from mlkit.runs.folders import (
     RunGroup,
     RunRef,
     checkpoints,
-    is_run,
     list_runs,
     nonfinite_steps,
-    read_run_json,
+    primary_metric,
     resolve_runs,
     training_losses,
 )
@@ -44,6 +45,8 @@ class CompareRequest:
     data: Path | None = None
     picture: bool = True
     fail_if: tuple[str, ...] = ()
+    html: Path | None = None
+    images: int = 12
 
 
 def run_compare(request: CompareRequest) -> None:
@@ -70,6 +73,9 @@ def run_compare(request: CompareRequest) -> None:
         Console().print(rich_tables(comparison))
     if request.picture:
         _draw(comparison, folder / "comparison.png", request.data)
+    if request.html is not None:
+        page = _write_page(request.html, comparison, request)
+        typer.echo(f"page: {page}", err=True)
     typer.echo(f"written: {folder}", err=True)
     if failed := [_told(one, comparison) for one in outcomes if one.holds is not False]:
         raise GateError(*failed)
@@ -115,8 +121,8 @@ def _candidate(ref: Ref, label: str) -> Candidate | Group:
 def _member(run: RunRef, label: str) -> Candidate:
     """Return a run's checkpoint with what the run's folder tells of its training."""
     fluctuation = largest_fluctuation(training_losses(run.folder))
-    primary = read_run_json(run.folder).get("primary_metric") if is_run(run.folder) else None
-    return Candidate(label, run.chosen_checkpoint(), nonfinite_steps(run.folder), fluctuation, str(primary or ""))
+    bad_steps, primary = nonfinite_steps(run.folder), primary_metric(run.folder)
+    return Candidate(label, run.chosen_checkpoint(), bad_steps, fluctuation, primary)
 
 
 def distinct_labels(refs: Sequence[Ref]) -> list[str]:
@@ -148,6 +154,33 @@ def _draw(comparison: Comparison, out: Path, data: Path | None) -> None:
     except MlkitError as error:  # the numbers stand without it, such as where the data lies elsewhere
         out.unlink(missing_ok=True)  # an older picture is not of this comparison
         typer.echo(f"warning: no side-by-side picture: {error}", err=True)
+
+
+def _write_page(folder: Path, comparison: Comparison, request: CompareRequest) -> Path:
+    """Write the page; without its pictures where the models cannot be asked."""
+    from mlkit.commands.showing import named, show_images, telling_images, validation_samples
+    from mlkit.report.page import write_page
+    from mlkit.report.trainings import models_of
+
+    missing, shown = "", []
+    if not request.picture:
+        missing = "--no-picture was given."
+    else:
+        try:
+            ids = telling_images(comparison, request.images)
+            shown = show_images(named(comparison), validation_samples(ids, request.data))
+        except MlkitError as error:
+            missing = f"{error}."
+            typer.echo(f"warning: no pictures in the page: {error}", err=True)
+    return write_page(
+        folder,
+        comparison=comparison,
+        models=models_of(comparison),
+        images=shown,
+        command=shlex.join(["mlkit", *sys.argv[1:]]),
+        over_time=request.every_checkpoint and len(request.names) == 1,
+        missing=missing,
+    )
 
 
 def _told(outcome: Outcome, comparison: Comparison) -> str:

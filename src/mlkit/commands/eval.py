@@ -18,13 +18,29 @@ def grid(
     images_dir: Annotated[Path | None, typer.Option(help="Show your own images instead.")] = None,
     upscale: Annotated[int, typer.Option(min=1, help="Enlarge your images so many times first.")] = 1,
     fit_multiple: Annotated[int, typer.Option(min=1, help="Crop your images to multiples of it.")] = 1,
-    checkpoints: Annotated[str, typer.Option(help="'all': a time line of every kept checkpoint.")] = "one",
+    checkpoints: Annotated[
+        str,
+        typer.Option(
+            help="'all': a time line of every kept checkpoint, as a picture and as a page.",
+            autocompletion=complete.words("one", "all"),
+        ),
+    ] = "one",
     images: Annotated[int, typer.Option(min=1, help="How many images, without --ids.")] = 4,
     data: Annotated[Path | None, typer.Option(help="Where the dataset lies now, if it was moved.")] = None,
     out: Annotated[Path | None, typer.Option(help="PNG to write.  \\[default: beside the checkpoint]")] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder of the time line's page.  \\[default: beside the picture]",
+            show_default=False,
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Draw a comparison grid: original, reconstruction, difference, with the scores under each.
+
+    `--checkpoints all` also writes a page in which a slider goes through the checkpoints.
 
     Examples:
 
@@ -39,6 +55,10 @@ def grid(
 
     if checkpoints not in ("one", "all"):
         raise MlkitError(f"--checkpoints {checkpoints} is neither 'one' nor 'all'")
+    if html is not None and checkpoints == "one":
+        raise MlkitError("--html is of the time line; give --checkpoints all too")
+    if html is not None and (html.is_file() or html.suffix == ".html"):
+        raise MlkitError(f"--html {html} is a file; give a folder for the page: --html {html.with_suffix('')}")
     if ids and images_dir:
         raise MlkitError("give --ids or --images-dir, not both")
     if images_dir is None and (upscale, fit_multiple) != (1, 1):
@@ -59,5 +79,6 @@ def grid(
             data=data,
             out=out,
             device=device,
+            html=html,
         )
     )

@@ -16,6 +16,7 @@ Floats = NDArray[np.floating]
 
 Role = Literal["given", "made", "detail"]
 
+TRUTH_TITLES = ("Truth", "HR", "Original")  # of the given panel that a result is measured against
 NUM_COLORS = 256
 NOT_A_NUMBER_RGB = (0.10, 0.62, 0.72)  # cyan: in neither scale, so that a NaN cannot pass for a value
 
@@ -44,6 +45,12 @@ class Panel:
 def of_role(panels: Sequence[Panel], role: Role) -> list[Panel]:
     """Return the panels of one role, in order."""
     return [panel for panel in panels if panel.role == role]
+
+
+def truth_of(panels: Sequence[Panel]) -> Panel | None:
+    """Return what the result should be: the given panel that is called Truth, HR or Original; None without one."""
+    named = {panel.title: panel for panel in of_role(panels, "given")}
+    return next((named[title] for title in TRUTH_TITLES if title in named), None)
 
 
 def grayscale(label: str, vmin: float, vmax: float) -> ColorScale:

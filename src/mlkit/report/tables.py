@@ -32,25 +32,29 @@ def title(comparison: Comparison) -> str:
 
 
 def tables(comparison: Comparison) -> list[Table]:
-    """Return the models, the improvement of each over the first, and what else there is: seeds, details, figures of
-    the whole set, families of images, the trainings, criteria, the worst images."""
+    """Return the models, the improvement of each over the first, what else there is, criteria and the worst images."""
     rows = comparison.rows
-    found = [_models(comparison), *(_improvements(comparison, row) for row in rows[1:])]
+    found = [_models(comparison), *(_improvements(comparison, row) for row in rows[1:]), *further_tables(comparison)]
+    if any(row.criteria for row in rows):
+        cells = [[row.name, judged.sentence, *_judged(judged)] for row in rows for judged in row.criteria]
+        found.append(Table("Criteria", ("Model", "Criterion", "Result", "Found"), cells, num_text=3))
+    return found + [_worst(comparison, row) for row in rows[1:] if row.worst]
+
+
+def further_tables(comparison: Comparison) -> list[Table]:
+    """Return what there is of seeds, details, figures of the whole set, families of images, and the trainings."""
+    rows, found = comparison.rows, []
     if any(row.seeds for row in rows):
         found += [_seed_means(comparison), *(_seed_improvements(comparison, row) for row in rows[1:] if row.seeds)]
     if details := [key for key in comparison.metrics if METRICS[key].detail]:
-        heading = f"In detail, with what is shown against {rows[0].name}"
-        found.append(Table(heading, ("Metric", *_names(rows)), [_detail(key, rows) for key in details]))
+        told = f"In detail, with what is shown against {rows[0].name}"
+        found.append(Table(told, ("Metric", *_names(rows)), [_detail(key, rows) for key in details]))
     if figures := _set_figures(rows):
         found.append(Table("Of the whole set", ("Figure", *_names(rows)), figures))
     if comparison.family_sizes:
         found.append(_families(comparison))
     if any(row.seeds or not math.isnan(row.fluctuation) for row in rows):
         found.append(_trainings(rows))
-    if any(row.criteria for row in comparison.rows):
-        cells = [[row.name, judged.sentence, *_judged(judged)] for row in comparison.rows for judged in row.criteria]
-        found.append(Table("Criteria", ("Model", "Criterion", "Result", "Found"), cells, num_text=3))
-    found += [_worst(comparison, row) for row in rows[1:] if row.worst]
     return found
 
 

@@ -5,7 +5,6 @@ Importing it costs only the standard library, so that listing and name completio
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mlkit.errors import CheckpointError, DataError, MlkitError, did_you_mean, listing
+from mlkit.errors import CheckpointError, MlkitError, did_you_mean, listing
 from mlkit.files import read_json, write_error, write_json
+from mlkit.runs.curves import metric_rows
 
 RUN_FORMAT = 1
 Status = Literal["planned", "wip", "analysis", "success", "failed"]
@@ -136,14 +136,13 @@ def training_losses(run: Path) -> list[float]:
 
     A half-written last row (a kill) is left out. Raises DataError for a damaged one.
     """
-    file = run / "metrics.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
-    try:
-        rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    except ValueError as error:
-        raise DataError(f"{file} is damaged: {error}") from error
-    found = [row.get("objective", row.get("loss")) for row in rows if "split" not in row]
+    found = [row.get("objective", row.get("loss")) for row in metric_rows(run) if "split" not in row]
     return [float(value) for value in found if value is not None]
+
+
+def primary_metric(run: Path) -> str:
+    """Return the metric that chooses a run's best checkpoint; "" where it is not known."""
+    return str(read_run_json(run).get("primary_metric") or "") if is_run(run) else ""
 
 
 # ---------------------------------------------------------------------------------------------- names
