@@ -230,7 +230,7 @@ def test_a_page_shows_what_the_models_make_of_the_worst_images(
     order = [ids[index] for index in np.argsort(gains, kind="stable")]
     assert re.findall(r'<h3 id="image-\d+-title"><a href="#image-\d+">([^<]+)</a>', text) == [*order[:2], order[-1]]
     maps = re.findall(r"<figcaption>([^<]+)</figcaption>", text)
-    assert [one.partition(",")[0] for one in maps[:2]] == [f"|difference| of first/ckpt-{step}" for step in (3, 6)]
+    assert [one.partition(",")[0] for one in maps[:2]] == [f"|difference| (dB) of first/ckpt-{step}" for step in (3, 6)]
     assert "mlkit compare first/ckpt-3 first/ckpt-6 --html" in text
     assert text.count("<option") == 3 * 2 * 3  # three images, two sides: original and two results
 

@@ -144,7 +144,7 @@ def test_time_line_has_a_row_for_every_kept_checkpoint(
     assert (said.code, said.err) == (0, f"page: {page}\nwritten: {run / 'grids' / 'timeline.png'}\n")
     text = page.read_text(encoding="utf-8")
     assert 'data-steps="3,6"' in text and "<h1>first over time</h1>" in text
-    assert text.count("<figcaption>|difference| of step") == 2 * 4  # four images of each checkpoint
+    assert text.count("<figcaption>|difference| (dB) of step") == 2 * 4  # four images of each checkpoint
     assert "step 6" in text and "psnr|" in text, "with the scores of both"
     assert drawn.heading == "first: every kept checkpoint"
     assert list(drawn.labels) == ["Original", "step 3", "step 6"]

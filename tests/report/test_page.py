@@ -199,7 +199,7 @@ def test_three_models_have_a_finding_each_and_name_the_correction(make_run: Make
     told = findings(compared(*runs))
     assert [(one.model, one.verdict) for one in told] == [("b", "better than a"), ("c", "worse than a")]
     text = make_page(tmp_path / "report", runs).read_text(encoding="utf-8")
-    assert "p &lt;0.001 of 2 comparisons" in text and "Holm" in text
+    assert "p &lt;0.001, corrected for 2 comparisons" in text and "Holm" in text
 
 
 def test_no_difference_is_said_with_what_could_have_been_shown(make_run: MakeRun) -> None:
@@ -224,6 +224,18 @@ def test_a_single_result_stands_beside_the_truth(two: tuple[Path, Path], tmp_pat
     text = make_page(tmp_path / "report", two, images=[image], comparison=None).read_text(encoding="utf-8")
     chosen = [one for one in Elements(text).of("option") if "selected" in one]
     assert [one["value"] for one in chosen] == ["001-given-2", "001-made-1"]
+
+
+def test_two_results_stand_side_by_side_and_what_else_models_draw_can_be_chosen(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    one = picture(np.zeros((4, 4, 3), np.float32))
+    made = [Shown(title, one, place) for place, name in enumerate("abc") for title in (f"{name}: base", name)]
+    runs = [make_run(name, gain_db=place) for place, name in enumerate("abc")]
+    page = make_page(tmp_path / "report", runs, images=[ShownImage("x", [Shown("HR", one)], made, [])])
+    options = Elements(page.read_text(encoding="utf-8")).of("option")
+    assert [one["value"] for one in options if "selected" in one] == ["001-made-2", "001-made-4"]
+    assert len(options) == 2 * 7
 
 
 def change(path: Path, **changes: Any) -> None:

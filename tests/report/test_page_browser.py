@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -177,6 +178,20 @@ def test_zoom_by_keyboard_stays_inside_the_picture(open_page: Open, report: Path
     assert set(transforms(page)) == {"translate(-125%, -62.5%) scale(2.25)"}
     assert page.locator("[data-scale]").first.text_content() in ("2.3×", "2.2×")  # noqa: RUF001 - as the page has it
     page.keyboard.press("0")
+    assert set(transforms(page)) == {"translate(0%, 0%) scale(1)"}
+
+
+def test_a_double_click_zooms_to_where_it_was_and_leaves_the_divider(open_page: Open, report: Path) -> None:
+    page = open_page(report)
+    stage = page.locator(".stage").first
+    stage.scroll_into_view_if_needed()
+    box = stage.bounding_box()
+    stage.dblclick(position={"x": 0.25 * box["width"], "y": 0.5 * box["height"]})
+    (zoomed,) = set(transforms(page))
+    x, y = (float(share) for share in re.findall(r"(-?[\d.]+)%", zoomed))
+    assert zoomed.endswith("scale(4)") and (x, y) == pytest.approx((-75, -150), abs=1)
+    assert divided(page) == pytest.approx(50, abs=0.5)
+    stage.dblclick(position={"x": 0.25 * box["width"], "y": 0.5 * box["height"]})
     assert set(transforms(page)) == {"translate(0%, 0%) scale(1)"}
 
 

@@ -92,13 +92,21 @@ def _add(image: _Image, panels: Sequence[Panel], name: str, place: int) -> None:
     truth = truth_of(panels)
     own = next((panel for panel in details if panel.title.startswith("|")), None)
     if own is not None:
-        scale = f", {own.scale.label} {own.scale.vmin:.3g} to {own.scale.vmax:.3g}" if own.scale else ""
-        image.errors.append(Shown(f"{_line(own.title)} of {name}{scale}", picture(own.image_hwc), place))
+        image.errors.append(Shown(_map_title(own, name), picture(own.image_hwc), place))
     elif truth is not None and truth.image_hwc.shape == shape:
         wrong = picture(error_map(result.image_hwc, truth.image_hwc))
         image.errors.append(Shown(f"|error| x{ERROR_GAIN} of {name}", wrong, place))
     if result.note:
         image.notes.append(f"{name}: {_line(result.note)}.")
+
+
+def _map_title(panel: Panel, name: str) -> str:
+    """Return "|error| x8 of a", or with a colour scale "|difference| (dB) of a, 0 to 8.36"."""
+    title, scale = _line(panel.title), panel.scale
+    if scale is None:
+        return f"{title} of {name}"
+    title = scale.label if scale.label.startswith(title) else f"{title}, {scale.label}"
+    return f"{title} of {name}, {scale.vmin:.3g} to {scale.vmax:.3g}"
 
 
 def _line(text: str) -> str:

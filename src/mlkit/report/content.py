@@ -150,12 +150,13 @@ def image_content(
     """Return what the template shows of an image."""
     made = _pictures(keys["made"], image.made, packed)
     choices = [*_pictures(keys["given"], image.given, packed), *made]
+    results = list({one["model"]: one for one in made}.values())  # the last picture of a model is its result
     return {
         "anchor": f"image-{place + 1}",
         "id": image.id,
         "choices": choices,
-        "left": _truth(choices) if over_time or len(made) == 1 else made[0],
-        "right": made[-1],
+        "left": _truth(choices) if over_time or len(results) == 1 else results[0],
+        "right": results[-1] if over_time else results[:2][-1],
         "errors": _pictures(keys["errors"], image.errors, packed),
         "note": image.note,
         "scores": _scores(comparison, image.id) if comparison else [],

@@ -87,7 +87,7 @@ def _main_sentence(comparison: Comparison, found: Difference) -> str:
 
 def _p(found: Difference) -> str:
     text = format_p(found.p_holm)
-    of_several = f" of {found.comparisons} comparisons" if found.comparisons > 1 else ""
+    of_several = f", corrected for {found.comparisons} comparisons" if found.comparisons > 1 else ""
     return f"{text if text.startswith('<') else '= ' + text}{of_several}"
 
 

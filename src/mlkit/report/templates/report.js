@@ -58,6 +58,8 @@ class Viewer {
     this.x = 0; // place of the picture's upper left corner in the pane, in panes: 0 to 1 - scale
     this.y = 0;
     this.at = 50;
+    this.atBefore = 50; // before the last click
+    this.pressed = -1000;
     this.pointers = new Map();
     for (const image of root.querySelectorAll("img")) image.style.aspectRatio = `${image.getAttribute("width")} / ${image.getAttribute("height")}`;
     const first = this.stage.querySelector("img");
@@ -87,7 +89,6 @@ class Viewer {
   startSlide(event) {
     if (event.button > 0) return;
     event.preventDefault();
-    event.stopPropagation();
     this.divider.focus({ preventScroll: true });
     this.divider.setPointerCapture(event.pointerId);
     const move = (moved) => this.slideTo(moved);
@@ -165,11 +166,13 @@ class Viewer {
       this.zoom(Math.exp(-clamp(event.deltaY, -60, 60) * 0.01), ...this.place(event, pane));
     }, { passive: false });
     pane.addEventListener("dblclick", (event) => {
-      if (event.target.closest(".divider")) return;
+      this.slide(this.atBefore); // the first click of the two has moved it
       if (this.scale > 1) this.fit();
       else this.zoom(4, ...this.place(event, pane));
     });
     pane.addEventListener("pointerdown", (event) => {
+      if (event.timeStamp - this.pressed > 500) this.atBefore = this.at;
+      this.pressed = event.timeStamp;
       if (event.button > 0 || event.target.closest(".divider")) return;
       this.pointers.set(event.pointerId, this.place(event, pane));
       if (this.scale > 1 || this.pointers.size > 1 || pane === this.stage) pane.setPointerCapture(event.pointerId);
