@@ -89,8 +89,8 @@ def main() -> int:
     print(f"mlkit over scipy: {over}")
     figures = [
         at_most("two runs of 100 images, 6 metrics, 10,000 resamples", statistics.median(times["mlkit"]), GOAL_S, "s"),
-        at_most(
-            "the whole command, from the shell to the files", statistics.median(times["whole command"]), GOAL_S, "s"
+        Figure(
+            "the whole command, from the shell to the files", round(statistics.median(times["whole command"]), 2), "s"
         ),
         Figure("mlkit over scipy.stats alone", round(over.value, 3), "x"),
     ]
