@@ -343,6 +343,23 @@ def test_every_checkpoint_of_a_run_is_compared_with_its_first(mlkit: Mlkit, run:
     assert result["main_metric"] == "psnr"
 
 
+def test_a_group_of_seeds_over_time_is_one_model_at_each_step(
+    mlkit: Mlkit, make_run: MakeRun, runs: Path, rendered: Rendered, edit: Callable[..., None]
+) -> None:
+    for seed, gain in ((0, 0.0), (1, 1.0)):
+        run = make_run(f"pair-s{seed}", gain_db=gain)
+        edit(run / "run.json", group="pair")
+        later = shutil.copytree(run / "ckpt-500", run / "ckpt-900")
+        scores = json.loads((later / "eval.json").read_text())["scores"]
+        edit(later / "eval.json", step=900, scores={"psnr": [value + 2.0 for value in scores["psnr"]]})
+    shutil.copytree(runs / "pair-s0" / "ckpt-500", runs / "pair-s0" / "ckpt-700")  # which the other run has not
+    result = json.loads(mlkit("compare", "pair", "--checkpoints", "all", "--json").out)
+    assert [row["name"] for row in result["rows"]] == ["pair/ckpt-500", "pair/ckpt-900"]
+    assert [len(row["seeds"]["runs"]) for row in result["rows"]] == [2, 2]
+    assert result["rows"][1]["improvement_over_first"]["psnr"]["mean"] == pytest.approx(2.0)
+    assert (runs / "compare-pair-over-time" / "comparison.md").is_file()
+
+
 def test_the_worst_images_come_first_in_every_form(
     mlkit: Mlkit, make_run: MakeRun, runs: Path, rendered: Rendered
 ) -> None:

@@ -85,7 +85,7 @@ def _refs(request: CompareRequest) -> list[Ref]:
     """Return what is compared, at least two."""
     refs: list[Ref] = list(resolve_runs(request.names, request.runs_dir))
     if request.every_checkpoint:
-        refs = [RunRef(ref.folder, one) for given in refs for ref in _runs_of(given) for one in _kept(ref)]
+        refs = [one for ref in refs for one in _over_time(ref)]
     if len(refs) < 2:
         if request.every_checkpoint:
             raise MlkitError(f"'{request.names[0]}' has but one checkpoint; comparing over time needs two")
@@ -96,13 +96,19 @@ def _refs(request: CompareRequest) -> list[Ref]:
     return refs
 
 
-def _runs_of(ref: Ref) -> Sequence[RunRef]:
-    return ref.runs if isinstance(ref, RunGroup) else (ref,)
-
-
-def _kept(ref: RunRef) -> list[Path]:
-    """Return all checkpoints of a run, or the one that was named."""
-    return [ref.checkpoint] if ref.checkpoint else checkpoints(ref.folder) or [ref.chosen_checkpoint()]
+def _over_time(ref: Ref) -> list[Ref]:
+    """Return every kept checkpoint of a run, or the one that was named; of a group those that all its runs kept."""
+    if isinstance(ref, RunRef):
+        kept = [ref.checkpoint] if ref.checkpoint else checkpoints(ref.folder) or [ref.chosen_checkpoint()]
+        return [RunRef(ref.folder, one) for one in kept]
+    names = [[one.name for one in checkpoints(run.folder)] for run in ref.runs]
+    shared = [name for name in names[0] if all(name in others for others in names)]
+    if not shared:
+        raise MlkitError(f"the runs of '{ref.name}' kept no checkpoint of the same step; compare them one by one")
+    return [
+        RunGroup(f"{ref.name}/{name}", tuple(RunRef(run.folder, run.folder / name) for run in ref.runs))
+        for name in shared
+    ]
 
 
 def _folder_name(request: CompareRequest, refs: Sequence[Ref]) -> str:
