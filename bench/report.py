@@ -1,4 +1,4 @@
-"""How large the page of `mlkit compare --html` is, how soon a browser shows it, and how long writing it takes.
+"""How large the page that `mlkit compare` writes is, how soon a browser shows it, and how long writing it takes.
 
     python bench/report.py
 

@@ -210,7 +210,7 @@ def test_what_nobody_caught_is_told_as_the_machine_s_or_as_a_defect(
     def fail(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr("mlkit.runs.folders.resolve_runs", fail)
+    monkeypatch.setattr("mlkit.commands.comparing.resolve_runs", fail)
     said = mlkit("compare", "a", "b")
     assert (said.code, said.out, said.err) == (code, "", f"mlkit: {told}\n")
     with pytest.raises(type(error), match=re.escape(str(error))):
@@ -221,7 +221,7 @@ def test_ctrl_c_ends_with_130_and_no_traceback(mlkit: Mlkit, monkeypatch: pytest
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlkit.runs.folders.resolve_runs", interrupt)
+    monkeypatch.setattr("mlkit.commands.comparing.resolve_runs", interrupt)
     said = mlkit("compare", "a", "b")
     assert (said.code, said.out, said.err) == (130, "", "")
 
