@@ -6,13 +6,8 @@ MlkitError                      2  usage: an unknown name, an option that cannot
 |-- DataError                   4  missing, broken or unfit data
 |-- NonFiniteError              5  a NaN or an infinity, found before the optimizer step
 |-- MemoryShortError            6  out of memory
-|-- NotReadyError              7  a rehearsal that found something wrong
-
-    exit_code = 7
-
-
-|-- GateError                   7  a comparison that --fail-if does not let pass
->>>>>>> 889cfb3 (mlkit compare corrects for several comparisons, names the worst images, and can fail a CI job)
+|-- NotReadyError               7  a rehearsal that found something wrong
+|-- GateError                   8  a comparison that --fail-if does not let pass
 `-- StoppedError               75  stopped by a signal, and saved
 """
 

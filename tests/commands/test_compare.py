@@ -392,14 +392,14 @@ def test_three_models_are_two_comparisons(mlkit: Mlkit, make_run: MakeRun, rende
 @pytest.mark.parametrize(
     ("condition", "code"),
     [
-        ("psnr < -0.05", 7),  # the mean is -0.1
-        ("psnr < -0.05 @95%", 7),
-        ("psnr<-0.05@95%", 7),
+        ("psnr < -0.05", 8),  # the mean is -0.1
+        ("psnr < -0.05 @95%", 8),
+        ("psnr<-0.05@95%", 8),
         ("psnr < -0.12 @95%", 0),  # within the interval: not shown
         ("psnr < -0.5", 0),
-        ("psnr >= -0.5 @ 99 %", 7),
+        ("psnr >= -0.5 @ 99 %", 8),
         ("enl_ratio < 0", 0),  # equal
-        ("enl_ratio <= 0", 7),
+        ("enl_ratio <= 0", 8),
     ],
 )
 def test_a_condition_that_holds_ends_with_a_code_of_its_own(
@@ -410,7 +410,7 @@ def test_a_condition_that_holds_ends_with_a_code_of_its_own(
     said = mlkit("compare", "a", "b", "--fail-if", condition)
     assert said.code == code, said.err
     assert (runs / "compare-a-vs-b" / "comparison.json").is_file()
-    assert ("holds: b over a is " in said.err) == (code == 7)
+    assert ("holds: b over a is " in said.err) == (code == 8)
 
 
 def test_the_sentence_of_a_condition_has_its_own_interval(mlkit: Mlkit, make_run: MakeRun, rendered: Rendered) -> None:
@@ -420,7 +420,7 @@ def test_the_sentence_of_a_condition_has_its_own_interval(mlkit: Mlkit, make_run
     said = mlkit("compare", "a", "b", "--fail-if", "psnr<-0.05 @99%")
     numbers = r"is (\S+) \[(\S+), (\S+)\], positive is better"
     told = re.fullmatch(rf"mlkit: --fail-if 'psnr < -0.05 @99%' holds: b over a {numbers}", said.err.splitlines()[-1])
-    assert said.code == 7 and told
+    assert said.code == 8 and told
     expected = [np.mean(gains), np.mean(gains) - half, np.mean(gains) + half]
     assert [float(one) for one in told.groups()] == pytest.approx(expected, abs=0.012)
 
@@ -430,7 +430,7 @@ def test_a_condition_that_cannot_be_judged_does_not_pass(mlkit: Mlkit, make_run:
     make_run("b", num=5, gain_db=2.0)
     said = mlkit("compare", "a", "b", "--fail-if", "psnr < -0.05 @95%")
     told = "mlkit: --fail-if 'psnr < -0.05 @95%' could not be judged: 5 images of b over a are too few\n"
-    assert (said.code, said.err.splitlines(keepends=True)[-1]) == (7, told)
+    assert (said.code, said.err.splitlines(keepends=True)[-1]) == (8, told)
 
 
 def test_what_is_no_condition_is_refused_before_anything_is_read(mlkit: Mlkit, runs: Path) -> None:
