@@ -23,7 +23,7 @@ from mlkit.tasks.lens.source import LensSource, opened_profiles
 
 NONE, MEAN, TRUE = "no correction", "mean profile", "true profile"
 SHAPE = "true shape"  # at the scale that lensfun's convention gives on the lens's own frame: what a picture can tell
-LINES = ("lines alone", "lines alone, wary")  # straightened without a network: the fits of lines.py
+LINES = "lines alone"  # straightened without a network
 KEYS = ("epe_px", "epe_shape_px", "epe_corner_px", "bend_px", "psnr", "ssim", "negative_det_pct")
 HEADS = ("EPE", "but for scale", "corner", "bend", "PSNR", "SSIM", "folded %")
 OWN_SCENES = "scenes, own frame"
@@ -89,29 +89,37 @@ def usual_scale(profile: Tensor, frame: Tensor) -> Tensor:
     return torch.cat((profile[:, :5] / share[:, None], profile[:, 5:]), dim=1)  # type: ignore[index]
 
 
-def lines_ways() -> dict[str, Way]:
-    """Return the ways of straight lines without a network, by either fit."""
+class Lines:
+    """What straight lines say of a batch, found once for all ways."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        from mlkit.tasks.lens.lines import lens_of_lines
+
+        if self._last is None or self._last[0] is not batch["image"]:
+            self._last = batch["image"], lens_of_lines(batch["image"], batch["frame"])
+        return self._last[1]
+
+
+def lines_way(lines: Lines) -> Way:
+    """Return the way of straight lines without a network."""
     from mlkit.tasks.lens.geometry import parametric_grid
-    from mlkit.tasks.lens.lines import lens_of_lines
 
-    last: list[tuple[Tensor, Tensor]] = []  # a picture's lines are found once for both
+    def way(batch: Batch) -> Outputs:
+        size = batch["image"].shape[-1]
+        return {"map": parametric_grid(lines(batch)[0], batch["frame"], size, size)}
 
-    def way(batch: Batch, trust: int) -> Outputs:
-        image, frame = batch["image"], batch["frame"]
-        if not last or last[0][0] is not image:
-            last[:] = [(image, lens_of_lines(image, frame)[0])]
-        size = image.shape[-1]
-        return {"map": parametric_grid(last[0][1][:, trust], frame, size, size)}
-
-    return {name: lambda batch, trust=trust: way(batch, trust) for trust, name in enumerate(LINES)}  # type: ignore[misc]
+    return way
 
 
-def network_way(corrector: Corrector) -> Way:
+def network_way(corrector: Corrector, lines: Lines) -> Way:
     from mlkit.tasks.lens.model import maps_of
 
     @torch.inference_mode()
     def way(batch: Batch) -> Outputs:
-        outputs = corrector.net(batch["image"], batch["frame"])
+        outputs = corrector.net(batch["image"], batch["frame"], lines(batch) if corrector.net.lines else None)
         size = batch["image"].shape[-1]
         _, grid = maps_of(outputs, batch["frame"], size, size)
         return {"map": grid, **outputs}
@@ -208,7 +216,7 @@ def quality(rows: Sequence[Row], stages: Mapping[str, Sequence[str]]) -> list[Fi
     for of in kinds(rows):
         figures += [
             Figure(f"{way}, {of}, EPE", round(float(column(rows, way, of, "epe_px").mean()), 3), "px")
-            for way in (NONE, MEAN, SHAPE, *LINES)
+            for way in (NONE, MEAN, SHAPE, LINES)
         ]
         for stage, ways in stages.items():
             by_seed = [column(rows, way, of, "epe_px") for way in ways]

@@ -11,25 +11,24 @@ from scipy.optimize import brentq
 
 from mlkit.metrics.geometry import end_point_error, scaled_error
 from mlkit.tasks.lens.geometry import IDENTITY, distorted_points, frame_of, identity_grid, parametric_grid, profile_grid
-from mlkit.tasks.lens.lines import (
-    NUM_FACTS,
-    SHAPES,
-    TRUSTS,
-    curves,
-    edge_points,
-    forward_parameters,
-    lens_of_lines,
-    moments,
-    straightened,
-)
+from mlkit.tasks.lens.lines import NUM_FACTS, curves, edge_points, lens_of_lines
 from mlkit.tasks.lens.model import build_net
+from mlkit.tasks.lens.plumb import (
+    SHAPES,
+    bends,
+    forward_parameters,
+    found_lens,
+    moments,
+    straightness_weight,
+    undone,
+)
 from mlkit.tasks.lens.settings import LensModel
 
 FRAME = torch.tensor(frame_of(200, 300))
 SIZES = (1.5, -0.8, 0.5)
 
 
-def undone(radius: float, sizes: tuple[float, ...] = SIZES) -> float:
+def undone_radius(radius: float, sizes: tuple[float, ...] = SIZES) -> float:
     return radius * (1 + sum(size * sum(c * radius ** (n + 1) for n, c in enumerate(shape))
                              for size, shape in zip(sizes, SHAPES, strict=True)))  # fmt: skip
 
@@ -42,7 +41,7 @@ def bent_lines(rng: np.random.Generator, number: int = 12) -> list[np.ndarray]:
         along, across = np.array([math.cos(angle), math.sin(angle)]), np.array([-math.sin(angle), math.cos(angle)])
         points = offset * across + np.linspace(-0.6, 0.6, 40)[:, None] * along
         radii = np.linalg.norm(points, axis=1)
-        seen = np.array([brentq(lambda r, target=target: undone(r) - target, 0.0, 1.3) for target in radii])
+        seen = np.array([brentq(lambda r, target=target: undone_radius(r) - target, 0.0, 1.3) for target in radii])
         lines.append(points * (seen / radii)[:, None])
     return lines
 
@@ -61,18 +60,55 @@ def board(profile: torch.Tensor, size: int = 256) -> torch.Tensor:
     return small.expand(-1, 3, -1, -1)
 
 
-def test_lines_of_exact_points_give_back_the_lens() -> None:
-    lines = bent_lines(np.random.default_rng(0))
+def of_curves(lines: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the points [P, 2] of curves, and which belongs to which [S, P]."""
     place = torch.from_numpy(np.concatenate(lines)).float()
-    member = torch.zeros(len(lines), len(place), dtype=torch.bool)
-    for number in range(len(lines)):
-        member[number, 40 * number : 40 * number + 40] = True
+    owner = torch.repeat_interleave(torch.arange(len(lines)), torch.tensor([len(line) for line in lines]))
+    return place, owner[None] == torch.arange(len(lines))[:, None]
+
+
+def test_lines_of_exact_points_give_back_the_lens() -> None:
+    place, member = of_curves(bent_lines(np.random.default_rng(0)))
     moment, count = moments(place, member)
-    sizes, information, rms = straightened(moment, count, noise=1e-5, outlier=1e-3)
-    assert sizes.tolist() == pytest.approx(SIZES, abs=0.01)
-    assert float(rms.max()) < 1e-6 and bool((torch.linalg.eigvalsh(information) > 0).all())
-    distrusted, _, _ = straightened(moment, count, noise=10.0, outlier=1e-3)
-    assert float(distrusted.abs().max()) < 0.05
+    weight = straightness_weight(torch.full((12,), 1.2), count, member.sum(dim=1))
+    found = found_lens(moment, count, weight)
+    assert found.sizes.tolist() == pytest.approx(SIZES, abs=0.06)
+    assert bool((found.spread < 0.3).all()) and float(found.rms.max()) < 2e-4
+    again = found_lens(moment, count, weight)
+    assert torch.equal(again.sizes, found.sizes)
+    unheard = found_lens(moment, count, torch.zeros_like(count))
+    assert float(unheard.sizes.abs().max()) < 0.05 and unheard.spread.tolist() == pytest.approx([1, 1, 1], abs=0.1)
+
+
+def test_curves_that_no_lens_makes_straight_say_little() -> None:
+    rng = np.random.default_rng(3)
+    arcs = []
+    for _ in range(30):
+        u = np.linspace(-0.2, 0.2, 40)
+        points = np.stack((u, rng.normal(0, 0.4) * u * u + rng.normal(0, 5e-4, 40)), axis=1)
+        angle = rng.uniform(0, 2 * math.pi)
+        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        arcs.append(points @ turn + rng.uniform(-0.5, 0.5, 2))
+    place, member = of_curves(arcs)
+    moment, count = moments(place, member)
+    found = found_lens(moment, count, straightness_weight(torch.full((30,), 0.4), count, member.sum(dim=1)))
+    assert float(found.sizes.abs().max()) < 1.0 and bool((found.spread > 0.3).all())
+    assert float(found.bend) > 0  # curves stay bent by more than a thousandth of a half-diagonal
+
+
+def test_bends_are_those_of_undone_points_as_lengths_in_the_distorted_picture() -> None:
+    place, member = of_curves(bent_lines(np.random.default_rng(4), 3))
+    moment, count = moments(place, member)
+    sizes = torch.tensor([SIZES, (4.0, 0.0, -2.0)], dtype=torch.float64)
+    found = bends(sizes, moment, count)
+    for row, size in zip(found, sizes, strict=True):
+        for value, part in zip(row.tolist(), member, strict=True):
+            before, after = (
+                np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
+                for points in (place[part].double().numpy(), undone(place[part].double(), size).numpy())
+            )
+            expected = after[1] / math.sqrt(40) * before[0] / after[0]
+            assert value == pytest.approx(expected, rel=1e-3, abs=1e-7)
 
 
 def test_a_line_of_many_seeds_counts_once() -> None:
@@ -93,8 +129,8 @@ def test_forward_parameters_are_the_inverse(sizes: tuple[float, ...]) -> None:
     params = forward_parameters(torch.tensor(sizes, dtype=torch.float64), FRAME)
     least = float(FRAME.min())
     radius = np.linspace(0.05, 1.0, 40)
-    scale = least / undone(least, sizes)  # places half the shorter side from the middle stay
-    world = torch.tensor([[undone(r, sizes) * scale, 0.0] for r in radius], dtype=torch.float64)
+    scale = least / undone_radius(least, sizes)  # places half the shorter side from the middle stay
+    world = torch.tensor([[undone_radius(r, sizes) * scale, 0.0] for r in radius], dtype=torch.float64)
     seen = distorted_points(params[None], world[None])[0, :, 0]
     assert float((seen - torch.from_numpy(radius)).abs().max()) * 601 < 0.15  # px at 1000 px width
 
@@ -119,9 +155,9 @@ def test_edge_points_lie_on_the_edge_to_a_twentieth_of_a_pixel() -> None:
 def test_a_board_behind_a_lens_tells_the_lens(terms: tuple[float, ...]) -> None:
     profile = torch.tensor([*terms, 0.0, 0.0])
     params, facts = lens_of_lines(board(profile), FRAME[None])
-    assert params.shape == (1, len(TRUSTS), 8) and facts.shape == (1, NUM_FACTS)
+    assert params.shape == (1, 8) and facts.shape == (1, NUM_FACTS)
     truth = profile_grid(profile[None], FRAME[None], 48, 48)
-    made = parametric_grid(params[:, 0], FRAME[None], 48, 48)
+    made = parametric_grid(params, FRAME[None], 48, 48)
     without = float(end_point_error(identity_grid(48, 48)[None], truth, FRAME[None]).mean())
     assert without > 3
     assert float(scaled_error(made, truth, FRAME[None]).mean()) < 0.05 * without
@@ -130,7 +166,7 @@ def test_a_board_behind_a_lens_tells_the_lens(terms: tuple[float, ...]) -> None:
 def test_pictures_without_lines_say_nothing() -> None:
     flat = torch.full((1, 3, 96, 96), 0.5)
     params, facts = lens_of_lines(flat, FRAME[None])
-    assert torch.equal(params, torch.tensor(IDENTITY).expand(1, len(TRUSTS), -1)) and not facts.any()
+    assert torch.equal(params, torch.tensor([IDENTITY])) and not facts.any()
     noise = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     params, facts = lens_of_lines(noise, FRAME.expand(2, -1))
     assert torch.isfinite(params).all() and torch.isfinite(facts).all()
@@ -153,6 +189,8 @@ def test_a_network_that_hears_lines_begins_with_no_change_and_learns_to_follow_t
         again = lens_of_lines(image, FRAME[None])[0]
     torch.testing.assert_close(again, lens_of_lines(image, FRAME[None])[0])
     first[0, 0].backward()
-    assert net.parametric.gates is not None and net.parametric.gates.bias.grad is not None
-    assert float(net.parametric.gates.bias.grad.abs().min()) > 0
+    assert net.parametric.gate is not None and net.parametric.gate.bias.grad is not None
+    assert float(net.parametric.gate.bias.grad.abs().min()) > 0
     assert net(image, FRAME[None])["flow"].shape == (1, 2, 16, 16)
+    handed = net(image, FRAME[None], lens_of_lines(image, FRAME[None]))
+    assert torch.equal(handed["params"], net(image, FRAME[None])["params"])

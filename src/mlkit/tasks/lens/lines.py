@@ -1,14 +1,9 @@
-"""Straight lines that a lens bent: edge curves of a picture, and the radial distortion that makes them straight.
+"""Straight lines that a lens bent: edge curves of a picture, and the lens that makes them straight.
 
 No part of this learns. Edges are found to a fraction of a pixel (as Devernay and Faugeras 2001 do), gathered along
-parabolas that grow from seeds, and each curve is reduced to second moments, from which Gauss-Newton finds the
-distortion that makes all of them as straight as they can be: the plumb-line method (Brown 1971), with a prior from real
-lenses and little trust in curves that stay bent.
+parabolas that grow from seeds, and each curve is reduced to second moments, from which the lens follows (plumb.py).
 
-Lines tell the shape of a distortion, not its scale: any enlargement leaves them straight. The scale taken here is
-lensfun's convention, that places half the shorter side from the middle stay where they are.
-
-Everything is in isotropic coordinates (geometry.py). B pictures, P edge points, S curves, J shapes of distortion.
+Everything is in isotropic coordinates (geometry.py). B pictures, P edge points, S curves.
 """
 
 from __future__ import annotations
@@ -17,42 +12,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlkit.tasks.lens.geometry import IDENTITY, NAMES
+from mlkit.tasks.lens.geometry import IDENTITY
+from mlkit.tasks.lens.plumb import NUM_SHAPES, forward_parameters, found_lens, moments, straightness_weight, undone
 
-# What r^1 .. r^4 a place moves by, as a share of its r, when real lenses are undone: principal shapes but for scale, in
-# standard deviations, over the lenses of lensfun's data base that `dataset build lens` trains on by default.
-SHAPES = (
-    (0.00245, 0.02534, 0.02891, -0.01439),
-    (-0.00192, 0.02800, 0.00645, -0.02792),
-    (-0.02608, 0.00489, 0.04669, -0.03357),
-)
-NUM_SHAPES = len(SHAPES)
-# (noise of a curve's place, rms at which a curve counts a quarter), in half-diagonals: the first trusts what it sees,
-# the second asks for many lines
-TRUSTS = ((0.001, 0.0007), (0.004, 0.0007))
-NUM_FACTS = len(TRUSTS) * 2 * NUM_SHAPES + 4
+NUM_FACTS = 2 * NUM_SHAPES + 6
 
-_POINTS = 2048
+_POINTS = 4096
 _CELLS = 12  # along either side; a seed in each
 _SMOOTHING_PX = 1.0
 _RADIUS = 3
 _PARTS = 6  # along either side, in which edges are compared with their neighbours
 _FAINT = 0.01  # of gradients a px, below which nothing counts as an edge
 _WINDOWS = (0.06, 0.13, 0.3, 0.7, 1.6)  # half-lengths of a curve as it grows
-_TOLERANCE = 0.004  # distance of a point from its curve
+_TOLERANCE, _TOLERANCE_UNDONE = 0.004, 0.0015  # distance of a point from its curve, behind the lens and without it
+_STEP = 1e-3
 _TURN = 0.25  # sine of the angle between an edge and its curve
 _GAP = 0.03
 _BINS, _SPAN = 128, 1.6
 _SHORTEST, _FEWEST = 0.15, 12  # curves below this length or number of points are left out
-_ITERATIONS = 10
-_RADII = 24
 
 
 @torch.no_grad()
 def lens_of_lines(image: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
-    """Return lens parameters by each of TRUSTS, [B, T, 8], and what speaks for them, [B, NUM_FACTS].
+    """Return the lens parameters that straight lines ask for, [B, 8], and what speaks for them, [B, NUM_FACTS].
 
-    Without lines the parameters are the identity, and the facts are 0.
+    Without lines the parameters are the identity, and the facts are 0. Facts are the lens's shapes and how sure each
+    is, how bent curves stay, and how many and long they are.
 
     Args:
         image: [B, 3, H, W] in [0, 1].
@@ -64,11 +49,9 @@ def lens_of_lines(image: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
         place, along, strength = edge_points(pictures, frames)
         for number in range(len(pictures)):
             real = slice(int((strength[number] > 0).sum()))  # the strongest come first
-            places = place[number, real]
-            member, length = curves(places, along[number, real], strength[number, real], frames[number])
-            used = (length > _SHORTEST) & (member.sum(dim=1) >= _FEWEST)
-            fits, told = _fits(places, member[used], length[used], frames[number])
-            params.append(fits)
+            points = place[number, real], along[number, real], strength[number, real]
+            fit, told = _said(*points, frames[number])
+            params.append(fit)
             facts.append(told)
     return torch.stack(params).to(image.device), torch.stack(facts).to(image.device)
 
@@ -129,7 +112,9 @@ def _filtered(image: Tensor, kernel: Tensor, axis: int) -> Tensor:
     return made
 
 
-def curves(place: Tensor, along: Tensor, strength: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
+def curves(
+    place: Tensor, along: Tensor, strength: Tensor, frame: Tensor, *, tolerance: float = _TOLERANCE
+) -> tuple[Tensor, Tensor]:
     """Return which points belong to which curve of one picture, bool [S, P], and the curves' lengths [S].
 
     A curve begins at the clearest point of a cell, along its edge, and grows: at each length a parabola is put through
@@ -138,6 +123,7 @@ def curves(place: Tensor, along: Tensor, strength: Tensor, frame: Tensor) -> tup
     Args:
         place, along, strength: [P, 2], [P, 2] and [P] of `edge_points`.
         frame: [2].
+        tolerance: largest distance of a point from its curve.
     """
     seeds = _seeds(place, strength, frame)
     tangent = along[seeds]
@@ -154,7 +140,7 @@ def curves(place: Tensor, along: Tensor, strength: Tensor, frame: Tensor) -> tup
     for window in _WINDOWS:
         b0, b1, b2 = (parabola[:, place : place + 1] for place in range(3))
         slope = b1 + 2 * b2 * s
-        member = (d - (b0 + s * (b1 + s * b2))).abs() < _TOLERANCE
+        member = (d - (b0 + s * (b1 + s * b2))).abs() < tolerance
         member &= (sine - slope * cosine).abs() < _TURN * (1 + slope * slope).sqrt()
         member &= s.abs() < window
         filled = torch.zeros(len(seeds), _BINS).scatter_add_(1, bins, member.float()) > 0
@@ -190,87 +176,37 @@ def _parabolas(s: Tensor, d: Tensor, weight: Tensor, window: float) -> Tensor:
     return made
 
 
-def _fits(place: Tensor, member: Tensor, length: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the parameters [T, 8] and facts of one picture's curves."""
-    if not len(member):
-        return torch.tensor(IDENTITY).expand(len(TRUSTS), -1).clone(), torch.zeros(NUM_FACTS)
-    moment, count = moments(place, member)
-    params, facts = [], []
-    rms = count
-    for noise, outlier in TRUSTS:
-        theta, information, rms = straightened(moment, count, noise=noise, outlier=outlier)
-        params.append(forward_parameters(theta, frame))
-        facts += [theta, torch.log1p(torch.diagonal(information)) / 4]
-    middle = rms.median() * 1000
-    more = torch.stack((torch.log1p(count.new_tensor(len(member))) / 4, length.double().mean(), middle, length.max()))
-    return torch.stack(params).float(), torch.cat((*facts, more)).clamp(-10, 10).float()
+def _said(place: Tensor, along: Tensor, strength: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the parameters [8] that one picture's edge points ask for, and what speaks for them."""
+    sizes = None
+    for tolerance in (_TOLERANCE, _TOLERANCE_UNDONE):
+        # the second time curves grow where the first answer has undone the lens, and must be nearly straight
+        seen = (place, along) if sizes is None else _undone(place, along, sizes)
+        member, length = curves(*seen, strength, frame, tolerance=tolerance)
+        used = (length > _SHORTEST) & (member.sum(dim=1) >= _FEWEST)
+        if not used.any():
+            break
+        member, length = member[used], length[used]
+        moment, count = moments(place, member)
+        weight = straightness_weight(length, count, member.sum(dim=1))
+        found = found_lens(moment, count, weight)
+        sizes = found.sizes
+    if sizes is None:
+        return torch.tensor(IDENTITY), torch.zeros(NUM_FACTS)
+    more = (
+        found.bend,
+        torch.log1p(weight.sum()) / 4,
+        torch.log1p(count.new_tensor(len(member))) / 4,
+        length.double().mean(),
+        length.double().max(),
+        found.rms.median() * 1000,
+    )
+    facts = torch.cat((sizes, 1.0 - found.spread, torch.stack(more)))
+    return forward_parameters(sizes, frame).float(), facts.clamp(-10, 10).float()
 
 
-def moments(place: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
-    """Return central second moments of each curve, sums over its points [S, 2 + 2 J, 2 + 2 J], and their number [S].
-
-    The vector of a point is (x, y, x f_1(r), y f_1(r), ...) with the shapes f. A point of several curves counts for
-    each in part, so that a line with many seeds counts once.
-    """
-    radius = place.double().norm(dim=-1, keepdim=True)
-    shapes = torch.cat([radius**power for power in range(1, 5)], dim=-1) @ radius.new_tensor(SHAPES).T
-    vector = torch.cat((place, (place[:, None] * shapes[..., None]).flatten(1)), dim=1)
-    share = member.double()
-    share = share / share.sum(dim=0, keepdim=True).clamp_min(1.0)
-    count = share.sum(dim=1).clamp_min(1e-9)
-    first = share @ vector
-    second = (share @ (vector[:, :, None] * vector[:, None]).flatten(1)).reshape(len(share), *[vector.shape[1]] * 2)
-    return second - first[:, :, None] * first[:, None] / count[:, None, None], count
-
-
-def straightened(moment: Tensor, count: Tensor, *, noise: float, outlier: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the sizes of the shapes [J] that make curves straightest, their information matrix [J, J], and how far
-    points then lie off straight lines, the root mean square of each curve [S].
-
-    Gauss-Newton on sum(trust * least eigenvalue of a curve's undone moments) / noise^2 + |sizes|^2; the trust in a
-    curve falls with its rms (Geman and McClure 1987), first slowly, so that strong distortions are found too.
-    """
-    sizes = moment.new_zeros(NUM_SHAPES)
-    axes, own_axis = torch.eye(2, dtype=moment.dtype), torch.eye(NUM_SHAPES, dtype=moment.dtype)
-    information, rms = moment.new_zeros(NUM_SHAPES, NUM_SHAPES), count
-    for iteration in range(_ITERATIONS):
-        lift = torch.cat((axes, torch.kron(sizes[None], axes)), dim=1)  # [2, 2 + 2 J]: undoes a point
-        values, vectors = torch.linalg.eigh(lift @ moment @ lift.T)
-        normal, tangent = vectors[..., 0], vectors[..., 1]  # across and along the line, [S, 2]
-        rms = (values[:, 0].clamp_min(0) / count).sqrt()
-        trust = (1 + (rms / (outlier * max(1.0, 8.0 * 0.5**iteration))) ** 2) ** -2 / noise**2
-        by_shape = torch.einsum("jk,sx->sjkx", own_axis, normal).flatten(2)
-        across = torch.cat((torch.zeros_like(by_shape[..., :2]), by_shape), dim=2)
-        moved = across @ moment  # what each shape moves points across the line, with all else
-        turned = torch.einsum("sjv,sv->sj", moved, tangent @ lift)
-        spread = values[:, 1, None, None].clamp_min(1e-12)
-        own = moved @ across.transpose(1, 2) - turned[:, :, None] * turned[:, None] / spread
-        information = torch.einsum("s,sij->ij", trust, own)
-        slope = torch.einsum("s,sj->j", trust, torch.einsum("sjv,sv->sj", moved, normal @ lift))
-        sizes = sizes - torch.linalg.solve(information + own_axis, slope + sizes)
-    return sizes, information, rms
-
-
-def forward_parameters(sizes: Tensor, frame: Tensor) -> Tensor:
-    """Return the lens parameters [8] that put undistorted places where the shapes undo them, by least squares.
-
-    Scaled so that places half the shorter side from the middle stay.
-    """
-    distorted = torch.linspace(1.0 / _RADII, 1.0, _RADII, dtype=torch.float64)
-    terms = sizes @ sizes.new_tensor(SHAPES)
-
-    def share(radius: Tensor) -> Tensor:
-        return 1.0 + torch.stack([radius**power for power in range(1, 5)], dim=-1) @ terms
-
-    undone = distorted * share(distorted) / share(frame.double().min())
-    # distorted / undone is linear in 1 / scale, k1 / scale^3, ...; areas grow with r
-    powers = torch.stack([undone**power for power in (0, 2, 4, 6)], dim=-1) * undone[:, None]
-    ridge = 1e-3 * torch.diag(sizes.new_tensor([0.0, 0.01, 0.03, 0.1]))
-    weight = distorted[:, None]
-    normal = powers.T @ (weight * powers) + ridge
-    found = torch.linalg.solve(normal, powers.T @ (weight[:, 0] * distorted))
-    scale = 1.0 / found[0]
-    params = sizes.new_tensor(IDENTITY)
-    params[:3] = torch.stack([found[place] * scale ** (2 * place + 1) for place in (1, 2, 3)])
-    params[NAMES.index("scale")] = scale
-    return params
+def _undone(place: Tensor, along: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return edge points and their directions without the lens."""
+    here = undone(place, sizes)
+    ahead = undone(place + _STEP * along, sizes) - here
+    return here, ahead / ahead.norm(dim=-1, keepdim=True).clamp_min(1e-9)

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from mlkit.tasks.lens.backbones import ResNetBackbone, TinyBackbone, load_imagenet, with_coordinates
 from mlkit.tasks.lens.geometry import IDENTITY, NAMES, parametric_grid, upsample_flow
 from mlkit.tasks.lens.geometry import fuse as fused
-from mlkit.tasks.lens.lines import NUM_FACTS, TRUSTS, lens_of_lines
+from mlkit.tasks.lens.lines import NUM_FACTS, lens_of_lines
 from mlkit.tasks.lens.settings import LensModel
 
 log = logging.getLogger(__name__)
 
 _VOTES = 8  # maps of weights by which places are averaged
-_GATE = 4.0  # so that gates, which begin at 0, need no large weights to open
+_GATE = 4.0  # so that a gate, which begins at 0, needs no large weights to open
 _WITHIN = 0.999  # of a parameter's range, to which what lines say is cut
 
 
@@ -39,8 +39,8 @@ class ParametricHead(nn.Module):
     picture tells nothing of the lens and some straight edges tell all. The last layer begins with zero weights and the
     bias that means no change.
 
-    With `lines` the head hears what straight lines say (lines.py), and learns a gate for each of their two fits: how
-    far to follow it. Gates begin closed, so no change is the beginning here too.
+    With `lines` the head hears what straight lines say (lines.py), and learns a gate: how far to follow them. It begins
+    closed, so no change is the beginning here too.
     """
 
     middles: Tensor
@@ -58,11 +58,11 @@ class ParametricHead(nn.Module):
         self.mix = nn.Linear(width + (NUM_FACTS if settings.lines else 0), width)
         self.last = nn.Linear(width, len(NAMES))
         nn.init.zeros_(self.last.weight)
-        self.gates: nn.Linear | None = None
+        self.gate: nn.Linear | None = None
         if settings.lines:
-            self.gates = nn.Linear(width, len(TRUSTS))
-            nn.init.zeros_(self.gates.weight)
-            nn.init.zeros_(self.gates.bias)
+            self.gate = nn.Linear(width, 1)
+            nn.init.zeros_(self.gate.weight)
+            nn.init.zeros_(self.gate.bias)
         with torch.no_grad():
             self.last.bias.copy_(torch.atanh((torch.tensor(IDENTITY) - self.middles) / self.halves))
 
@@ -86,10 +86,10 @@ class ParametricHead(nn.Module):
                 pooled = torch.cat((pooled, lines[1]), dim=1)
             known = F.silu(self.mix(pooled))
             raw = self.last(known)
-            if self.gates is not None and lines is not None:
+            if self.gate is not None and lines is not None:
                 said_raw = torch.atanh(((lines[0] - self.middles) / self.halves).clamp(-_WITHIN, _WITHIN))
                 none = torch.atanh((self.middles.new_tensor(IDENTITY) - self.middles) / self.halves)
-                raw = raw + (_GATE * self.gates(known)[..., None] * (said_raw - none)).sum(dim=1)
+                raw = raw + _GATE * self.gate(known) * (said_raw - none)
             place = torch.tanh(raw)
             return self.middles + self.halves * place, place
 
@@ -136,12 +136,13 @@ class LensNet(nn.Module):
         if self.stage == "param_only":
             self.residual.requires_grad_(False)
 
-    def forward(self, image: Tensor, frame: Tensor) -> dict[str, Tensor]:
+    def forward(self, image: Tensor, frame: Tensor, lines: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
         """Return what the network sees in pictures.
 
         Args:
             image: [B, 3, H, W] in [0, 1], sRGB; of any size.
             frame: [B, 2], the pictures' shapes (geometry.frame_of).
+            lines: of `lens_of_lines`, where they are already found.
 
         Returns:
             "params" [B, 8]; "place" [B, 8], where they lie in their ranges, -1 to 1; "flow" [B, 2, h / 8, w / 8], h
@@ -149,7 +150,9 @@ class LensNet(nn.Module):
         """
         seen = image if self.reduce == 1 else F.avg_pool2d(image, self.reduce)
         fine, coarse = self.backbone(seen, frame)
-        params, place = self.parametric(coarse, frame, lens_of_lines(image, frame) if self.lines else None)
+        if lines is None and self.lines:
+            lines = lens_of_lines(image, frame)
+        params, place = self.parametric(coarse, frame, lines)
         if self.stage == "param_only":
             flow = params.new_zeros((len(image), 2, *fine.shape[-2:]))
         else:
