@@ -111,6 +111,7 @@ def test_parts_of_the_flow_by_hand() -> None:
     assert part("flow_tv", outputs(flow), given, flow_tv=1.0) == pytest.approx((1 + 1 + 2) / 3 / 2, rel=1e-5)
     assert part("flow_mag", outputs(flow), given, flow_mag=1.0) == pytest.approx((0 + 1 + 4 + 16) / 4 / 2, rel=1e-5)
     assert part("flow_curv", outputs(flow), given, flow_curv=1.0) == pytest.approx((0 + 1) / 2 / 2, rel=1e-5)
+    assert part("flow_curv", outputs(flow[..., :2, :2]), given, flow_curv=1.0) == 0.0  # too small for any
 
 
 def test_a_fold_is_punished_and_no_other_map() -> None:

@@ -81,13 +81,15 @@ def moments(place: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
 
 def undone(place: Tensor, sizes: Tensor) -> Tensor:
     """Return points [P, 2] without the lens of these sizes [J]."""
-    return (place * (1.0 + _shapes(place) @ sizes)[:, None]).to(place)
+    made: Tensor = (place * (1.0 + _shapes(place) @ sizes)[:, None]).to(place)
+    return made
 
 
 def _shapes(place: Tensor) -> Tensor:
     """Return what each shape moves points by, as a share of their r, [P, J]."""
     radius = place.double().norm(dim=-1, keepdim=True)
-    return torch.cat([radius**power for power in range(1, 5)], dim=-1) @ radius.new_tensor(SHAPES).T
+    moved: Tensor = torch.cat([radius**power for power in range(1, 5)], dim=-1) @ radius.new_tensor(SHAPES).T
+    return moved
 
 
 def found_lens(moment: Tensor, count: Tensor, weight: Tensor) -> Found:
@@ -173,7 +175,7 @@ def _shares(logs: Tensor) -> tuple[Tensor, float]:
 @cache
 def _even_normals() -> Tensor:
     """Return points that fill a normal distribution evenly, [rounds * K, unknowns] (Sobol 1967; scrambled)."""
-    engine = torch.quasirandom.SobolEngine(_UNKNOWNS, scramble=True, seed=0)
+    engine = torch.quasirandom.SobolEngine(_UNKNOWNS, scramble=True, seed=0)  # type: ignore[no-untyped-call]
     even = engine.draw(_MOST_ROUNDS * _TRIED, dtype=torch.float64).clamp(1e-6, 1 - 1e-6)
     return math.sqrt(2) * torch.erfinv(2 * even - 1)
 
