@@ -105,16 +105,25 @@ class PhotoStore:
         smallest: px; what is smaller at a reduction is left out of it.
         say: told what was decided.
         read: returns a file's pixels in [0, 1], or None where the caller keeps them elsewhere.
+        remedy: what to do where all photographs are smaller.
     """
 
     def __init__(
-        self, folder: Path, reductions: Sequence[int], smallest: int, say: Say, read: Read = read_image
+        self,
+        folder: Path,
+        reductions: Sequence[int],
+        smallest: int,
+        say: Say,
+        read: Read = read_image,
+        *,
+        remedy: str = "use a smaller --size or --reduce 1",
     ) -> None:
         self._folder = folder
         self._reductions = sorted(set(reductions))
         self._smallest = smallest
         self._say = say
         self._read = read
+        self._remedy = remedy
         self._largest = (0, 0)  # of those that are too small
         self.stored = Stored()
 
@@ -150,9 +159,7 @@ class PhotoStore:
     def _finished(self) -> Stored:
         if not self.stored.photos and not self.stored.broken and any(self._largest):
             largest = f"the largest of {self._largest[1]} x {self._largest[0]} px"
-            raise DataError(
-                f"all photographs are smaller than {self._smallest} px, {largest}; use a smaller --size or --reduce 1"
-            )
+            raise DataError(f"all photographs are smaller than {self._smallest} px, {largest}; {self._remedy}")
         return self.stored
 
     def _different(self, paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:

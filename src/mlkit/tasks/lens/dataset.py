@@ -27,7 +27,7 @@ from mlkit.data.photos import (
     refuse_broken,
     total,
 )
-from mlkit.errors import MlkitError, counted, listing
+from mlkit.errors import DataError, MlkitError, counted, listing
 from mlkit.imaging.images import IMAGE_SUFFIXES, read_image
 from mlkit.seeding import generator
 from mlkit.tasks.lens.items import PROFILES, PairEntry, PhotoEntry, View
@@ -142,7 +142,8 @@ class _Build:
 
     def add_photographs(self, paths: list[Path] | None, skip_broken: bool) -> None:
         options = self.options
-        store = PhotoStore(self.folder, _REDUCTIONS, options.smallest // 4, self.say, _read_reduced(options.longest))
+        least, read = options.smallest // 4, _read_reduced(options.longest)
+        store = PhotoStore(self.folder, _REDUCTIONS, least, self.say, read, remedy="give larger ones")
         if paths is None:
             stored = store.add_sample(self.progress)
             self.say(f"{SAMPLE_LABEL}: {total(stored.photos)}, of scikit-image")
@@ -151,6 +152,12 @@ class _Build:
             refuse_broken(stored, len(paths), skip_broken, self.say)
             self.say(total(stored.photos))
         photos = [photo for photo in stored.photos if min(photo.height, photo.width) >= options.smallest]
+        if stored.photos and not photos:
+            largest = max(stored.photos, key=lambda photo: min(photo.height, photo.width))
+            raise DataError(
+                f"all photographs are smaller than --smallest {options.smallest} px, the largest of {largest.width} x "
+                f"{largest.height} px; give larger ones, or a smaller --smallest, and train at most at that data.size"
+            )
         for photo in stored.photos:
             if photo not in photos:
                 self.say(
