@@ -20,7 +20,7 @@ from mlkit.tasks.lens.settings import LensModel
 log = logging.getLogger(__name__)
 
 _VOTES = 8  # maps of weights by which places are averaged
-_GATE = 4.0  # so that a gate, which begins at 0, needs no large weights to open
+_GATE = 8.0  # so that a gate, which begins at 0, needs no large weights to open
 _WITHIN = 0.999  # of a parameter's range, to which what lines say is cut
 
 
@@ -39,8 +39,8 @@ class ParametricHead(nn.Module):
     picture tells nothing of the lens and some straight edges tell all. The last layer begins with zero weights and the
     bias that means no change.
 
-    With `lines` the head hears what straight lines say (lines.py), and learns a gate: how far to follow them. It begins
-    closed, so no change is the beginning here too.
+    With `lines` the head hears what straight lines say (lines.py), and learns a gate: how far to follow them in place
+    of its own guess. It begins closed, so no change is the beginning here too; open it is 1, with nothing added.
     """
 
     middles: Tensor
@@ -89,7 +89,8 @@ class ParametricHead(nn.Module):
             if self.gate is not None and lines is not None:
                 said_raw = torch.atanh(((lines[0] - self.middles) / self.halves).clamp(-_WITHIN, _WITHIN))
                 none = torch.atanh((self.middles.new_tensor(IDENTITY) - self.middles) / self.halves)
-                raw = raw + _GATE * self.gate(known) * (said_raw - none)
+                followed = torch.tanh(_GATE * self.gate(known))
+                raw = none + (1.0 - followed) * (raw - none) + followed * (said_raw - none)
             place = torch.tanh(raw)
             return self.middles + self.halves * place, place
 
