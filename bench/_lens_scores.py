@@ -258,8 +258,12 @@ def _words(found: Interval) -> str:
 
 
 def write_scores(path: Path, rows: Sequence[Row]) -> None:
+    """Write the means of each way over each kind of picture."""
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(("way", "of", "sample", "own_frame", *KEYS))
-        for row in rows:
-            table.writerow((row.way, row.of, row.sample, int(row.own_frame), *(f"{value:.5f}" for value in row.values)))
+        table.writerow(("way", "of", "pictures", *KEYS))
+        for of in kinds(rows):
+            for way in dict.fromkeys(row.way for row in rows):
+                columns = [column(rows, way, of, key) for key in KEYS]
+                means = (float(values[np.isfinite(values)].mean()) for values in columns)
+                table.writerow((way, of, len(columns[0]), *(f"{mean:.4f}" for mean in means)))

@@ -157,11 +157,11 @@ def named_checkpoints(given: list[str]) -> dict[str, list[Path]]:
     return found
 
 
-def boards(folder: Path, correctors: Mapping[str, object]) -> list[Figure]:
+def boards(folder: Path, correctors: Mapping[str, object], picture: Path | None) -> list[Figure]:
     from _lens_boards import BEFORE, BOUND, board_rows
     from mlkit.evaluation.statistics import mean_interval
 
-    rows = board_rows(folder, correctors)  # type: ignore[arg-type]
+    rows = board_rows(folder, correctors, picture=picture)  # type: ignore[arg-type]
     print()
     lines = []
     figures = []
@@ -195,6 +195,7 @@ def main() -> int:
     parser.add_argument("--scenes", type=int, default=200, help="drawn scenes")
     parser.add_argument("--val-share", type=float, default=0.1, help="as the training data were built")
     parser.add_argument("--seed", type=int, default=0, help="as the training data were built")
+    parser.add_argument("--picture", type=Path, help="write chessboards before and after here")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
 
@@ -262,7 +263,8 @@ def main() -> int:
         print("chessboards and OpenCV's times are left out: pip install opencv-python-headless")
     else:
         if options.boards.is_dir() and not options.smoke:
-            figures += boards(options.boards, opened)
+            firsts = {name: opened[ways[0]] for name, ways in by_stage.items()}  # of the first seed
+            figures += boards(options.boards, firsts, options.picture)
         last = list(stages.values())[-1][-1] if stages else None
         figures += speed(options.smoke, last, 1 if options.smoke else options.rounds)
     print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")

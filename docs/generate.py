@@ -529,14 +529,35 @@ def demosaic_results_block() -> str:
 
 
 LENS_CARD = ("no correction,", "last stage", "chessboards,")
+LENS_IN_TABLE = ("photographs, EPE", "scenes, EPE", "scenes, own frame, EPE", "EPE but for scale", ", PSNR")
 
 
 def lens_results_block() -> str:
-    """Return what bench/lens.py judged and measured."""
+    """Return the mean errors of bench/lens.py by way and kind of picture, and what it judged and timed."""
     path = ROOT / "bench" / "results" / "lens.json"
     if not path.is_file():
         return "Not measured yet: `python bench/lens.py`."
-    return "\n".join(_figures(json.loads(path.read_text(encoding="utf-8"))))
+    found = json.loads(path.read_text(encoding="utf-8"))
+    judged = {name: one for name, one in found["figures"].items() if one["goal"] or not name.endswith(LENS_IN_TABLE)}
+    with path.with_suffix(".csv").open(encoding="utf-8", newline="") as handle:
+        scores = list(csv.DictReader(handle))
+    by_way: dict[str, dict[str, list[dict[str, str]]]] = {}
+    for row in scores:
+        way = row["way"].partition(" #")[0]  # seeds of a stage are one line
+        by_way.setdefault(way, {}).setdefault(row["of"], []).append(row)
+    kinds = list(dict.fromkeys(row["of"] for row in scores))
+
+    def mean(some: Sequence[Mapping[str, str]], key: str) -> float:
+        return sum(float(row[key]) for row in some) / len(some)
+
+    rows = []
+    for way, by_kind in by_way.items():
+        cells = [f"{mean(by_kind[of], 'epe_px'):.2f}, {mean(by_kind[of], 'epe_shape_px'):.2f}" for of in kinds]
+        quality = [f"{mean(by_kind[of], 'psnr'):.2f}" for of in kinds[:2]]
+        rows.append((way, *cells, *quality))
+    head = [f"{of} ({next(row['pictures'] for row in scores if row['of'] == of)})" for of in kinds]
+    lines = table(("way", *head, *(f"{of}, PSNR" for of in kinds[:2])), rows)
+    return "\n".join([*lines, "", *_figures({**found, "figures": judged})])
 
 
 def lens_card_block() -> str:
