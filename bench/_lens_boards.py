@@ -37,7 +37,8 @@ def found_boards(paths: Sequence[Path]) -> tuple[dict[str, Points], tuple[int, i
             found[path.stem] = cv2.cornerSubPix(grey, corners, (7, 7), (-1, -1), end).reshape(-1, 2).astype(np.float64)
             sizes[path.stem] = (grey.shape[1], grey.shape[0])
     common = max(set(sizes.values()), key=list(sizes.values()).count)
-    return {name: corners for name, corners in found.items() if sizes[name] == common}, common
+    alike = (name for name, size in sizes.items() if max(abs(size[0] - common[0]), abs(size[1] - common[1])) <= 1)
+    return {name: found[name] for name in alike}, common
 
 
 def bends_px(corners: Points, width: int) -> float:
@@ -116,7 +117,7 @@ def board_rows(
     }
     if picture is not None:
         ordered = sorted(boards, key=lambda board: rows[BEFORE][board])
-        shown = [ordered[-1], ordered[len(ordered) // 2]]
+        shown = ordered[:-3:-1]  # the two most bent
         _draw({board: paths[board] for board in shown}, corners, rows, corrections, camera, list(ways)[-1], picture)
     return rows
 
