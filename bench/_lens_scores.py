@@ -129,6 +129,7 @@ def network_way(corrector: Corrector, lines: Lines) -> Way:
 
 def scored(ways: Mapping[str, tuple[Way, int]], data: DatasetManifest, batch_size: int = 16) -> list[Row]:
     """Return the scores of every way; each way sees the pictures at the size it asks for."""
+    torch.set_num_threads(1)  # a second thread waits where another process is busy
     rows = []
     profiles, _ = opened_profiles(data)
     own = [abs(profiles[view["profile"]].frame_share - 1) < _OWN for view in data.details["views"]]
