@@ -77,7 +77,7 @@ def save_checkpoint(
         folder: its final place; an older folder of that name is replaced only by the finished new one.
         model: the network, not wrapped.
         info: what checkpoint.json says besides the files: step, task, settings, data, preprocessing.
-        ema: averaged weights by parameter name.
+        ema: averaged weights and running statistics by their names in the model.
         optimizer: state of optimizer (and scaler): tensors, numbers and containers only.
         training_state: counters, as JSON.
         reports: further text files by name, such as eval.json; not verified later.
@@ -242,7 +242,8 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, *, averaged: bool) ->
     if averaged and "ema.safetensors" in checkpoint.info["files"]:
         averages = read_tensors(checkpoint.folder / "ema.safetensors")
         # Of what was trained then; another stage may train other parts.
-        own = {name: value.detach() for name, value in model.named_parameters() if name in averages}
+        tensors = (*model.named_parameters(), *model.named_buffers())
+        own = {name: value.detach() for name, value in tensors if name in averages}
         _copy_in(own, averages, checkpoint.folder)
 
 

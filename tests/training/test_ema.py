@@ -18,10 +18,11 @@ def net() -> nn.Module:
 
 
 TRAINED = {"0.weight", "0.bias", "1.weight", "1.bias", "2.bias"}
+AVERAGED = TRAINED | {"1.running_mean", "1.running_var"}
 
 
 def weights_of(model: nn.Module) -> dict[str, np.ndarray]:
-    return {name: value.detach().numpy().astype(np.float64) for name, value in model.named_parameters()}
+    return {name: value.detach().numpy().astype(np.float64) for name, value in model.state_dict().items()}
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.99])
@@ -31,11 +32,11 @@ def test_the_average_is_the_geometric_sum_of_the_weights(decay: float) -> None:
     ema = Ema(model, decay)
     for number in range(40):
         with torch.no_grad():
-            for value in model.parameters():
+            for value in (*model.parameters(), model[1].running_mean, model[1].running_var):
                 value.add_(torch.tensor(rng.standard_normal(tuple(value.shape)), dtype=torch.float32))
         ema.update(model, number)
         history.append(weights_of(model))
-    assert ema.state().keys() == TRAINED
+    assert ema.state().keys() == AVERAGED
     for name, average in ema.state().items():
         # closed form: what update i brings in is kept by all later ones; update i keeps min(d, (1 + i) / (10 + i))
         kept = np.minimum(decay, (1 + np.arange(40)) / (10 + np.arange(40)))
@@ -58,8 +59,8 @@ def test_the_average_is_in_the_model_inside_the_block_and_the_weights_after_it_b
     average = {name: value.clone() for name, value in ema.state().items()}
 
     def inside() -> None:
-        for name, value in model.named_parameters():
-            assert torch.equal(value, average[name] if name in TRAINED else before[name])
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, average[name] if name in AVERAGED else before[name])
         if fails:
             raise KeyError("inside")
 
@@ -123,5 +124,29 @@ def test_the_initial_weights_are_soon_forgotten() -> None:
             value.fill_(1.0)
     for step in range(200):
         ema.update(model, step)
-    for average in ema.state().values():
+    for name in TRAINED:
+        average = ema.state()[name]
         torch.testing.assert_close(average, torch.ones_like(average), atol=1e-4, rtol=0)
+
+
+def test_averaged_weights_have_the_statistics_that_belong_to_them() -> None:
+    """Weights that double back and forth: with the last batch's statistics the average would normalise wrongly."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 64, bias=False), nn.BatchNorm1d(64, affine=False, momentum=1.0))
+    ema = Ema(model, 0.9)
+    batch, weight = torch.randn(256, 4), model[0].weight.detach().clone()
+    for step in range(200, 400):
+        with torch.no_grad():
+            model[0].weight.copy_(weight * (3.0 if step % 2 else 1.0))
+            model.train()(batch)
+        ema.update(model, step)
+    model.eval()
+    with torch.no_grad(), ema.applied(model):
+        spread = model(batch).std(dim=0)
+    assert 0.85 < spread.mean() < 1.05, "by the last update's statistics alone it is 0.67 or 2"
+
+
+def test_statistics_of_a_frozen_layer_stay_its_own() -> None:
+    model = net()
+    model[1].requires_grad_(False)
+    assert Ema(model, 0.9).state().keys() == {"0.weight", "0.bias", "2.bias"}
