@@ -386,7 +386,7 @@ def comparison_block(folder: Path) -> str:
         return "Not measured yet: there is no `docs/experiments/sar/comparison.json`."
     found = json.loads(path.read_text(encoding="utf-8"))
     shown = (
-        "psnr", "psnr_wall", "psnr_truth", "ssim", "enl_ratio", "epi", "enl_ratio_pooled_db", "epi_sobel_cosine",
+        "psnr", "psnr_over_wall", "psnr_truth", "ssim", "enl_ratio", "epi", "enl_ratio_pooled_db", "epi_sobel_cosine",
     )  # fmt: skip
     keys = [key for key in shown if key in found["metrics"]]
     names = [f"{METRICS[key].name}{f' [{METRICS[key].unit}]' if METRICS[key].unit else ''}" for key in keys]
