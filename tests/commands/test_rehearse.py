@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections import namedtuple
 from collections.abc import Callable
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ ITEMS = [
 def rehearse(train: Mlkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mlkit:
     """Return `mlkit train --rehearse` of a small SAR preset; what it writes aside goes into `tmp_path / "tmp"`."""
     (tmp_path / "tmp").mkdir()
+    get_temp_dir()  # kept for the whole process: sockets of later tests must not lie in this one's long path
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     return lambda *more, **options: train("--rehearse", *more, **options)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mlkit.data.sampler import KeyedSamples, StepSampler, batches
+from mlkit.errors import SettingsError
 from mlkit.seeding import generator, seed_everything
 
 CPU = torch.device("cpu")
@@ -215,3 +216,16 @@ def test_a_resume_ramps_on_where_the_run_was() -> None:
 
     assert seen(0, 5, 0) == list(range(20))
     assert seen(8, 3, 1) == list(range(8, 20))
+
+
+def test_workers_whose_sockets_could_not_be_bound_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's loader would wait for ever: a worker that cannot share a batch drops it with a traceback on stderr."""
+    folder = "/tmp/" + "long" * 25
+    monkeypatch.setattr("multiprocessing.util.get_temp_dir", lambda: folder)
+    made = batches(None, None, seed=0, purpose="sample", workers=2, device=torch.device("cpu"))  # type: ignore[arg-type]
+    with pytest.raises(SettingsError) as refused:
+        next(made)
+    assert str(refused.value) == (
+        f"train.workers = 2 needs a folder for temporary files with a shorter path than {folder}; set TMPDIR to one "
+        "such as /tmp, or train.workers to 0"
+    )

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mlkit.data.source import RampedSource
+from mlkit.errors import SettingsError
 from mlkit.seeding import Permutation, derive_seed, generator
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from mlkit.data.source import Source
 
 Key = tuple[int, int]  # (sample number k, index into the source)
+
+_LONGEST_SOCKET = 104  # bytes of a socket's path, its end included: 108 on Linux, 104 on macOS
 
 
 class StepSampler:
@@ -95,6 +98,18 @@ def stack(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
 
 
+def _refuse_long_sockets(workers: int) -> None:
+    """Raise where a worker's socket would have too long a path: the worker drops its batch, and the training waits."""
+    from multiprocessing.util import get_temp_dir
+
+    folder = get_temp_dir()
+    if os.name == "posix" and len(os.fsencode(folder)) + len("/listener-12345678") >= _LONGEST_SOCKET:
+        raise SettingsError(
+            f"train.workers = {workers} needs a folder for temporary files with a shorter path than {folder}; set "
+            f"TMPDIR to one such as /tmp, or train.workers to 0"
+        )
+
+
 def _end_with_parent(parent: int, worker: int) -> None:
     """Let a data worker live as long as the training: no longer, and no shorter.
 
@@ -130,10 +145,15 @@ def batches(
         purpose: part of the key of a sample's generator, such as "sample" or "eval".
         workers: loader processes.
         device: where the batches go.
+
+    Raises:
+        SettingsError: where workers could not hand over what they made.
     """
     import torch
     from torch.utils.data import DataLoader
 
+    if workers:
+        _refuse_long_sockets(workers)
     # Without a generator of its own, opening a loader draws from the global one.
     own = torch.Generator()
     own.manual_seed(0)
