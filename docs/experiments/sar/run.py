@@ -58,7 +58,7 @@ def _short(name: str, title: str, preset: str, *settings: str, against: str = "b
 
 def _long(name: str, title: str, preset: str, *settings: str, against: str) -> Try:
     kept = (_width(preset), *AVERAGED, *settings)
-    return Try(name, title, preset, kept, against, steps=8000, seeds=(0, 1, 2) if against == "baseline_long" else (0,))
+    return Try(name, title, preset, kept, against, steps=4000, seeds=(0, 1, 2) if against == "baseline_long" else (0,))
 
 
 FAST = "train.lr=3e-3"
