@@ -203,3 +203,10 @@ def test_the_finest_step_within_a_budget_is_found_in_few_tries(budget: int, powe
     assert found is not None and sizes[found] <= budget
     assert min(fitting) <= found <= min(fitting) * (1 + 2 / 1024) + 1
     assert len(asked) <= 20  # halving alone takes 18
+
+
+def test_no_step_is_finer_than_the_model_was_trained_for() -> None:
+    from mlkit.tasks.sar.codec import _step_within
+
+    found = _step_within(10**6, lambda units: 100, 512)  # every file fits
+    assert found is not None and 512 <= found <= 514

@@ -50,6 +50,7 @@ class Codec:
     db_min: float
     db_max: float
     device: torch.device
+    finest_step: float = _FINEST / STEP_UNIT  # below which the model was never trained, by a factor of two
 
     @property
     def margin_px(self) -> int:
@@ -65,7 +66,8 @@ def codec_of(net: Autoencoder, checkpoint: Checkpoint, device: torch.device) -> 
     model_hash = hashlib.blake2b("".join(weights).encode(), digest_size=8).digest()
     limits = info["preprocessing"]
     name = f"{info.get('run', checkpoint.folder.parent.name)} {checkpoint.folder.name}"
-    return Codec(net, name, model_hash, float(limits["db_min"]), float(limits["db_max"]), device)
+    finest = max(_FINEST / STEP_UNIT, float(info["settings"]["model"]["quantize_steps"][0]) / 2)
+    return Codec(net, name, model_hash, float(limits["db_min"]), float(limits["db_max"]), device, finest)
 
 
 # ---- scene to file ---------------------------------------------------------------------------------------------------
@@ -78,7 +80,8 @@ def encode_scene(codec: Codec, scene: OpenScene, *, step: float = 1.0, bits_per_
         codec: the model.
         scene: what to code.
         step: quantisation step; coarser is fewer bytes. Models trained for whole numbers only.
-        bits_per_px: choose the step so that the file has at most so many bits a pixel of the scene.
+        bits_per_px: choose the step so that the file has at most so many bits a pixel of the scene; not finer than
+            half of what the model was trained for, where more bits would make the scene worse.
 
     Raises:
         DataError: when no pixel is valid; when a rate is asked of a model that has one only, or cannot be reached.
@@ -121,19 +124,19 @@ def encode_scene(codec: Codec, scene: OpenScene, *, step: float = 1.0, bits_per_
         tried[step_units] = coded(step_units)
         return len(to_bytes(tried[step_units]))
 
-    step_units = _step_within(budget, size_of)
+    step_units = _step_within(budget, size_of, round(codec.finest_step * STEP_UNIT))
     if step_units is None:
         raise DataError(f"{scene.name} cannot be coded in {budget} bytes ({bits_per_px:g} bit/px); give more")
     return tried[step_units]
 
 
-def _step_within(budget: int, size_of: Callable[[int], int]) -> int | None:
-    """Return the finest step, to one part in 1024, whose file fits; None where the coarsest does not.
+def _step_within(budget: int, size_of: Callable[[int], int], finest: int = _FINEST) -> int | None:
+    """Return the finest step above `finest`, to one part in 1024, whose file fits; None where the coarsest does not.
 
     Sizes are close to a power of the step, so each guess is where the power law through the two ends meets the budget,
     moved a little past it, so that the other end closes too; where that is slow, the interval is halved.
     """
-    low, high = _FINEST, _COARSEST  # a step that costs more than the budget, and one that does not
+    low, high = finest, _COARSEST  # a step that costs more than the budget or is too fine, and one that is neither
     if size_of(high) > budget:
         return None
     sizes: dict[int, int] = {}
