@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -169,6 +169,21 @@ def write(path: Path, figures: Sequence[Figure]) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_experiment(path: Path | None, script: str, results: Mapping[str, Any]) -> None:
+    """Write what a script of docs/experiments found, with command, commit, date and machine; nothing without a path."""
+    if path is None:
+        return
+    head = {
+        "command": f"python {Path(script).resolve().relative_to(ROOT)}",
+        "commit": commit(),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**head, **results}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    print(f"written to {path}", flush=True)
 
 
 def commit() -> str:

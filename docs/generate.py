@@ -49,7 +49,7 @@ def pages() -> dict[Path, str]:
     blocks["sar codec"] = figures_block("sar_codec")
     made[sar] = filled(sar, blocks)
     tries = DOCS / "experiments" / "sar" / "README.md"
-    made[tries] = filled(tries, {"sar tries": sar_tries()})
+    made[tries] = filled(tries, {"sar tries": sar_tries(), "sar rounding": sar_rounding()})
     sr = DOCS / "tasks" / "sr.md"
     blocks = {"sr presets": presets_block("sr"), "sr results": sr_results_block(), "sr memory": sr_memory_block()}
     made[sr] = filled(sr, blocks)
@@ -681,6 +681,18 @@ def sar_tries() -> str:
     source = f"`{found['command']}`, commit `{found['commit']}`, {found['date']}, {found['machine']}"
     about = "One core: of one run. A gain of several seeds has Welch's 95 % interval over them."
     return "\n".join([*table(head, rows), "", f"{about} Measured: {source}."])
+
+
+def sar_rounding() -> str:
+    """Return bits and PSNR of each way of docs/experiments/sar/rounding.py, means over its scenes."""
+    path = DOCS / "experiments" / "sar" / "rounding.json"
+    if not path.is_file():
+        return "Not measured yet."
+    found = json.loads(path.read_text(encoding="utf-8"))
+    rows = [(way, f"{bits:.3f}", f"{psnr:.2f} dB") for way, (bits, psnr) in found["rows"].items()]
+    source = f"`{found['command']}`, commit `{found['commit']}`, {found['date']}, {found['machine']}"
+    lines = table(("latents", "bit/px", "PSNR"), rows)
+    return "\n".join([*lines, "", f"{found['scenes']} scenes, whole files. Measured: {source}."])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

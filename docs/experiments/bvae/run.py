@@ -143,17 +143,7 @@ class Lab:
         """Compare the groups of each dataset, and write what was found."""
         for of, compared in presets.items():
             self.compare(of, compared)
-        if path:
-            self.write(path)
-
-    def write(self, path: Path) -> None:
-        content = {
-            "command": "python docs/experiments/bvae/run.py", "commit": _common.commit(),
-            "date": time.strftime("%Y-%m-%d"), "machine": _common.machine(), **self.results,
-        }  # fmt: skip
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        print(f"written to {path}", flush=True)
+        _common.write_experiment(path, __file__, self.results)
 
 
 def updates_of(checkpoint: Path) -> int:

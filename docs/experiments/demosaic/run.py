@@ -16,7 +16,6 @@ of --photos; two of them are held out and scored.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -387,14 +386,7 @@ def main() -> int:
         highlights(lab, pair)
         if options.pictures:
             draw(lab, options.pictures)
-        if options.json:
-            content = {
-                "command": "python docs/experiments/demosaic/run.py", "commit": _common.commit(),
-                "date": time.strftime("%Y-%m-%d"), "machine": _common.machine(), **lab.results,
-            }  # fmt: skip
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-            print(f"written to {options.json}")
+        _common.write_experiment(options.json, __file__, lab.results)
     return 0
 
 

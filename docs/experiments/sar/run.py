@@ -16,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,14 +143,7 @@ def main() -> int:
             steps = 4 if options.smoke else one.steps
             folders = [trained(one, seed, work, data, steps) for seed in one.seeds]
             rows.append(measured(one, folders, steps))
-        if options.json:
-            content = {
-                "command": "python docs/experiments/sar/run.py", "commit": _common.commit(),
-                "date": time.strftime("%Y-%m-%d"), "machine": _common.machine(), "tries": rows,
-            }  # fmt: skip
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-            print(f"written to {options.json}")
+        _common.write_experiment(options.json, __file__, {"tries": rows})
     return 0
 
 
