@@ -78,6 +78,10 @@ TRIES = (
     ),
     _long("baseline_long", "baseline, squared error alone", BASELINE, FAST, *SQUARED, against="baseline_long"),
     _long("residual_long", "residual_v1, squared error alone", RESIDUAL, SLOWER, *SQUARED, against="baseline_long"),
+    Try(
+        "baseline_longest", "baseline, squared error alone, twice as long", BASELINE,
+        (_width(BASELINE), *AVERAGED, FAST, *SQUARED), "baseline_longest", steps=8000,
+    ),
 )  # fmt: skip
 
 
