@@ -172,6 +172,8 @@ def log_some(kind: str, folder: Path, steps: range, kept: int, *, end: bool) -> 
         trackers.finish()
     elif kind == "trackio":
         time.sleep(1.5)  # it writes from a thread of its own, every half second: what is killed must have been written
+    elif kind == "tensorboard":
+        time.sleep(1.1)  # its files are read in the order of the second in which they began
     rows.close()
     return trackers.failed
 
