@@ -212,9 +212,36 @@ def test_an_unsafe_map_is_not_applied_unless_forced(correct: Corrected, tmp_path
 
 def test_without_an_unsafe_flow_the_parameters_do(correct: Corrected, tmp_path: Path) -> None:
     flow = torch.randn(1, 2, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.3
-    result, _ = correct(photograph(tmp_path / "a.png"), lambda pixels: correction(flow=flow, k1=-0.1))
+    result, _ = correct(photograph(tmp_path / "a.png"), lambda pixels, **_: correction(flow=flow, k1=-0.1))
     assert "the residual flow is left out, since with it the map is unsafe" in result.notes[0]
     assert result.verdict.level == "safe"
+
+
+def following() -> Corrector:
+    """Return a network that follows lines altogether."""
+    net = build_net(LensModel(channels=8, head_channels=16, lines=True))
+    assert net.parametric.gate is not None
+    with torch.no_grad():
+        net.parametric.gate.bias.fill_(9.0)
+    return Corrector(net, 64, device=torch.device("cpu"), name="it")
+
+
+def test_lines_that_do_not_tell_the_lens_are_not_followed_unless_asked(correct: Corrected, tmp_path: Path) -> None:
+    y, x = np.mgrid[:200, :300] - np.array([90.0, 160.0])[:, None, None]
+    rings = np.where(np.hypot(x, y) // 9 % 2 > 0, 200, 60).astype(np.uint8)  # no lens makes them straight
+    Image.fromarray(rings).save(tmp_path / "rings.png")
+    result, path = correct(tmp_path / "rings.png", following())
+    assert result.sure is not None and 0 < result.sure < 0.7 and result.largest_px < 0.01
+    assert "rings.png: its lines do not tell the lens (" in result.notes[0] and "--sure 0." in result.notes[0]
+    with Image.open(path) as image:
+        assert np.array_equal(np.asarray(image), rings)
+    least = float(result.notes[0].split("--sure ")[1].split()[0])
+    result, path = correct(tmp_path / "rings.png", following(), sure=least)
+    assert not any("do not tell" in note for note in result.notes) and result.largest_px > 0.1
+    Image.new("L", (90, 60), 128).save(tmp_path / "flat.png")
+    assert correct(tmp_path / "flat.png", following())[0].notes == (
+        "flat.png: no lines were found that could tell the lens",
+    )
 
 
 def test_nan_in_the_flow_is_one_sentence_and_writes_nothing(correct: Corrected, tmp_path: Path) -> None:
@@ -249,9 +276,12 @@ def test_names_of_results_and_what_is_skipped(tmp_path: Path) -> None:
     assert not job.is_done
 
 
-def test_a_strength_beyond_one_is_refused() -> None:
+def test_a_strength_and_a_sureness_beyond_one_are_refused() -> None:
+    rest = {"grid": False, "zoom": False, "force": False, "strict": False}
     with pytest.raises(MlkitError, match=r"--strength 1\.5 is not between 0 and 1"):
-        options_of(strength=1.5, grid=False, zoom=False, force=False, strict=False)
+        options_of(strength=1.5, sure=None, **rest)
+    with pytest.raises(MlkitError, match=r"--sure -0\.1 is not between 0 and 1; 0 follows lines however little"):
+        options_of(strength=1.0, sure=-0.1, **rest)
 
 
 def test_there_is_no_model_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

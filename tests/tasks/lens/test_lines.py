@@ -26,6 +26,8 @@ from mlkit.tasks.lens.settings import LensModel
 
 FRAME = torch.tensor(frame_of(200, 300))
 SIZES = (1.5, -0.8, 0.5)
+PIXEL = 0.005  # half-diagonals: of a square of 256 px
+SURE = 0.7
 
 
 def undone_radius(radius: float, sizes: tuple[float, ...] = SIZES) -> float:
@@ -71,13 +73,14 @@ def test_lines_of_exact_points_give_back_the_lens() -> None:
     place, member = of_curves(bent_lines(np.random.default_rng(0)))
     moment, count = moments(place, member)
     weight = straightness_weight(torch.full((12,), 1.2), count, member.sum(dim=1))
-    found = found_lens(moment, count, weight)
+    found = found_lens(moment, count, weight, FRAME, PIXEL)
     assert found.sizes.tolist() == pytest.approx(SIZES, abs=0.06)
     assert bool((found.spread < 0.3).all()) and float(found.rms.max()) < 2e-4
-    again = found_lens(moment, count, weight)
-    assert torch.equal(again.sizes, found.sizes)
-    unheard = found_lens(moment, count, torch.zeros_like(count))
+    again = found_lens(moment, count, weight, FRAME, PIXEL)
+    assert torch.equal(again.sizes, found.sizes) and float(found.sure) > 0.999
+    unheard = found_lens(moment, count, torch.zeros_like(count), FRAME, PIXEL)
     assert float(unheard.sizes.abs().max()) < 0.05 and unheard.spread.tolist() == pytest.approx([1, 1, 1], abs=0.1)
+    assert float(unheard.sure) < 0.6  # of an answer near no change, as many lenses are nearer to it as to none
 
 
 def test_curves_that_no_lens_makes_straight_say_little() -> None:
@@ -91,9 +94,11 @@ def test_curves_that_no_lens_makes_straight_say_little() -> None:
         arcs.append(points @ turn + rng.uniform(-0.5, 0.5, 2))
     place, member = of_curves(arcs)
     moment, count = moments(place, member)
-    found = found_lens(moment, count, straightness_weight(torch.full((30,), 0.4), count, member.sum(dim=1)))
+    weight = straightness_weight(torch.full((30,), 0.4), count, member.sum(dim=1))
+    found = found_lens(moment, count, weight, FRAME, PIXEL)
     assert float(found.sizes.abs().max()) < 1.0 and bool((found.spread > 0.3).all())
     assert float(found.bend) > 0  # curves stay bent by more than a thousandth of a half-diagonal
+    assert float(found.sure) < SURE
 
 
 def test_bends_are_those_of_undone_points_as_lengths_in_the_distorted_picture() -> None:
@@ -154,7 +159,7 @@ def test_edge_points_lie_on_the_edge_to_a_twentieth_of_a_pixel() -> None:
 @pytest.mark.parametrize("terms", [(1.03, 0.0, -0.1, 0.0, 0.0), (0.985, 0.01, 0.04, 0.0, 0.0)])
 def test_a_board_behind_a_lens_tells_the_lens(terms: tuple[float, ...]) -> None:
     profile = torch.tensor([*terms, 0.0, 0.0])
-    params, facts = lens_of_lines(board(profile), FRAME[None])
+    params, facts = lens_of_lines(board(profile), FRAME[None], SURE)
     assert params.shape == (1, 8) and facts.shape == (1, NUM_FACTS)
     truth = profile_grid(profile[None], FRAME[None], 48, 48)
     made = parametric_grid(params, FRAME[None], 48, 48)
@@ -165,10 +170,10 @@ def test_a_board_behind_a_lens_tells_the_lens(terms: tuple[float, ...]) -> None:
 
 def test_pictures_without_lines_say_nothing() -> None:
     flat = torch.full((1, 3, 96, 96), 0.5)
-    params, facts = lens_of_lines(flat, FRAME[None])
+    params, facts = lens_of_lines(flat, FRAME[None], SURE)
     assert torch.equal(params, torch.tensor([IDENTITY])) and not facts.any()
     noise = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
-    params, facts = lens_of_lines(noise, FRAME.expand(2, -1))
+    params, facts = lens_of_lines(noise, FRAME.expand(2, -1), SURE)
     assert torch.isfinite(params).all() and torch.isfinite(facts).all()
 
 
@@ -186,11 +191,11 @@ def test_a_network_that_hears_lines_begins_with_no_change_and_learns_to_follow_t
     first = net(image, FRAME[None])["params"]
     torch.testing.assert_close(first, torch.tensor([IDENTITY]), atol=1e-6, rtol=0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        again = lens_of_lines(image, FRAME[None])[0]
-    torch.testing.assert_close(again, lens_of_lines(image, FRAME[None])[0])
+        again = lens_of_lines(image, FRAME[None], SURE)[0]
+    torch.testing.assert_close(again, lens_of_lines(image, FRAME[None], SURE)[0])
     first[0, 0].backward()
     assert net.parametric.gate is not None and net.parametric.gate.bias.grad is not None
     assert float(net.parametric.gate.bias.grad.abs().min()) > 0
     assert net(image, FRAME[None])["flow"].shape == (1, 2, 16, 16)
-    handed = net(image, FRAME[None], lens_of_lines(image, FRAME[None]))
+    handed = net(image, FRAME[None], lens_of_lines(image, FRAME[None], SURE))
     assert torch.equal(handed["params"], net(image, FRAME[None])["params"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ from torch import Tensor
 from mlkit.checkpoint import load_weights, open_checkpoint
 from mlkit.errors import CheckpointError, NonFiniteError
 from mlkit.tasks.lens.geometry import NAMES, distorted_points, flow_at, frame_of, identity_grid, warp
-from mlkit.tasks.lens.images import as_network_input
+from mlkit.tasks.lens.images import as_levels, as_lines_input, as_network_input
+from mlkit.tasks.lens.lines import lens_of_lines
 from mlkit.tasks.lens.model import LensNet, build_net
 from mlkit.tasks.lens.safety import Verdict, judge
 from mlkit.tasks.lens.settings import LensModel
@@ -38,6 +39,8 @@ class Correction:
     params: [1, 8]. flow: [1, 2, h, w] or None where it was left out. frame: [1, 2].
     strength: share of the correction that is applied.
     zoom: the corrected picture is enlarged by this, from 1.
+    sure: how likely it is that the lens that straight lines tell is nearer to the truth than none, 0 to 1; None of a
+        network that hears no lines.
     """
 
     params: Tensor
@@ -45,6 +48,7 @@ class Correction:
     frame: Tensor
     strength: float = 1.0
     zoom: float = 1.0
+    sure: float | None = None
 
     def map_of(self, height: int, width: int, rows: slice | None = None) -> Tensor:
         """Return the map for a picture of this size, or for some of its rows, [1, h, W, 2]."""
@@ -69,19 +73,16 @@ class Correction:
     def zoomed(self) -> Correction:
         """Return the same, enlarged as little as leaves no pixel without a source."""
         low, high = 1.0, 2.0
-        if _stays_inside(self._with(zoom=low)):
+        if _stays_inside(replace(self, zoom=low)):
             return self
         for _ in range(20):
             middle = (low + high) / 2
-            low, high = (low, middle) if _stays_inside(self._with(zoom=middle)) else (middle, high)
-        return self._with(zoom=high)
+            low, high = (low, middle) if _stays_inside(replace(self, zoom=middle)) else (middle, high)
+        return replace(self, zoom=high)
 
     def without_flow(self) -> Correction:
         """Return the lens parameters alone."""
-        return Correction(self.params, None, self.frame, self.strength, self.zoom)
-
-    def _with(self, *, zoom: float) -> Correction:
-        return Correction(self.params, self.flow, self.frame, self.strength, zoom)
+        return replace(self, flow=None)
 
     def named(self) -> dict[str, float]:
         """Return the lens parameters by name."""
@@ -111,15 +112,24 @@ class Corrector:
         self.num_parameters = sum(parameter.numel() for parameter in net.parameters())
 
     @torch.inference_mode()
-    def __call__(self, pixels: Floats) -> Correction:
+    def __call__(self, pixels: Floats, *, sure: float | None = None) -> Correction:
         """Return the correction of a picture [H, W, 1 or 3] in [0, 1].
+
+        Args:
+            pixels: the picture.
+            sure: of `lens_of_lines`; by default as the network was trained with.
 
         Raises:
             NonFiniteError: when the network gives NaN or infinity.
         """
         height, width = pixels.shape[:2]
         frame = torch.tensor([frame_of(height, width)], dtype=torch.float32, device=self.device)
-        outputs = self.net(as_network_input(pixels, self.size)[None].to(self.device), frame)
+        levels, sure = as_levels(pixels), self.net.sure if sure is None else sure
+        lines = None
+        if self.net.lines:
+            params, facts = lens_of_lines(as_lines_input(levels)[None], frame, sure)
+            lines = params.to(self.device), facts.to(self.device)
+        outputs = self.net(as_network_input(levels, self.size)[None].to(self.device), frame, lines)
         for key, value in outputs.items():
             if not bool(torch.isfinite(value).all()):
                 raise NonFiniteError(
@@ -128,7 +138,8 @@ class Corrector:
                 )
         has_flow = self.net.stage != "param_only"
         params, flow = outputs["params"].cpu(), outputs["flow"].cpu()
-        return Correction(params, flow if has_flow else None, frame.cpu())
+        told = float(outputs["sure"][0]) if self.net.lines else None
+        return Correction(params, flow if has_flow else None, frame.cpu(), sure=told)
 
 
 @torch.inference_mode()

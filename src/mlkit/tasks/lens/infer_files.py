@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +40,7 @@ class FileResult:
     verdict: on the map, as it was applied.
     params: of the lens, by name; with r = 1 in the corner.
     largest_px: how far the map moves a place of the photograph at most.
+    sure: of `Correction`.
     notes: what was left out and why, and what the result's format could not hold.
     """
 
@@ -49,6 +51,7 @@ class FileResult:
     params: dict[str, float]
     largest_px: float
     zoom: float
+    sure: float | None
     notes: tuple[str, ...]
 
     @property
@@ -74,8 +77,11 @@ def correct_file(
     height, width = image.pixels.shape[:2]
     if min(height, width) < SMALLEST_PX:
         raise DataError(f"{job.path} is {width} x {height} px; a side of {SMALLEST_PX} px is the least")
-    correction = replace(corrector(image.pixels), strength=options.strength)
+    correction = replace(corrector(image.pixels, sure=options.sure), strength=options.strength)
     correction, verdict, notes = _safe(job.path, correction, options)
+    if correction.sure is not None:
+        asked = corrector.net.sure if options.sure is None else options.sure
+        notes = [*_untold(job.path.name, correction.sure, asked), *notes]
     warnings = _write(job.image, image, correction, options, progress)
     moved = _moves(correction, height, width)
     result = FileResult(
@@ -86,12 +92,25 @@ def correct_file(
         params=correction.named(),
         largest_px=float(np.hypot(moved[..., 0], moved[..., 1]).max()) * np.hypot(height, width) / 2,
         zoom=correction.zoom,
+        sure=correction.sure,
         notes=(*notes, *warnings),
     )
     after = open_image(job.image).pixels
     if job.grid is not None:
         _draw(job, image.pixels, after, correction, result)
     return result, _whole(after, 400)
+
+
+def _untold(name: str, sure: float, asked: float) -> list[str]:
+    """Return what there is to say of lines that are not followed."""
+    if sure >= asked:
+        return []
+    if sure == 0:
+        return [f"{name}: no lines were found that could tell the lens"]
+    return [
+        f"{name}: its lines do not tell the lens ({sure:.0%} sure, {asked:.0%} is asked for) and are not followed; "
+        f"--sure {math.floor(100 * sure) / 100:g} follows them all the same"
+    ]
 
 
 def _safe(path: Path, correction: Correction, options: Options) -> tuple[Correction, Verdict, list[str]]:

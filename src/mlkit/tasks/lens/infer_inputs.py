@@ -21,6 +21,8 @@ class Options:
     strength: share of the correction, 0 to 1.
     grid: draw before, after, their difference, the flow and the Jacobian.
     zoom: enlarge until no pixel lacks a source.
+    sure: how likely it must be that the lens that lines tell is nearer to the truth than none, 0 to 1; None: as the
+        checkpoint's `model.sure` says.
     force: apply maps that are unsafe.
     strict: fail where a result cannot hold all that its input has.
     """
@@ -28,6 +30,7 @@ class Options:
     strength: float = 1.0
     grid: bool = False
     zoom: bool = False
+    sure: float | None = None
     force: bool = False
     strict: bool = False
 
@@ -61,15 +64,17 @@ class Job:
             return 0.0
 
 
-def options_of(*, strength: float, grid: bool, zoom: bool, force: bool, strict: bool) -> Options:
+def options_of(*, strength: float, grid: bool, zoom: bool, sure: float | None, force: bool, strict: bool) -> Options:
     """Return checked options.
 
     Raises:
-        MlkitError: for a strength outside 0 to 1.
+        MlkitError: for a strength or a sureness outside 0 to 1.
     """
+    if sure is not None and not (math.isfinite(sure) and 0.0 <= sure <= 1.0):
+        raise MlkitError(f"--sure {sure:g} is not between 0 and 1; 0 follows lines however little they tell")
     if not (math.isfinite(strength) and 0.0 <= strength <= 1.0):
         raise MlkitError(f"--strength {strength:g} is not between 0 and 1; 1 is the whole correction")
-    return Options(strength, grid, zoom, force, strict)
+    return Options(strength, grid, zoom, sure, force, strict)
 
 
 def find_jobs(given: Sequence[str], out: Path, options: Options) -> list[Job]:

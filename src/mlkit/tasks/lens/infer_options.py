@@ -33,6 +33,14 @@ def infer(
     zoom: Annotated[
         bool, typer.Option("--zoom", help="Enlarge until no pixel lacks a source; without, edges are repeated.")
     ] = False,
+    sure: Annotated[
+        float | None,
+        typer.Option(
+            metavar="0..1",
+            help="How likely the lens that lines tell must be nearer to the truth than none, to be corrected.  "
+            "\\[default: the checkpoint's model.sure]",
+        ),
+    ] = None,
     grid: Annotated[
         bool, typer.Option("--grid", help="Also draw before, after, their difference, the flow and the Jacobian.")
     ] = False,
@@ -53,8 +61,9 @@ def infer(
 ) -> None:
     """Correct the lens distortion of photographs at full size, in their own format.
 
-    What the lens did is found in the picture itself; depth, EXIF, profile and transparency are kept. Maps that would
-    fold a picture are not applied. Existing results are skipped, so a call that was stopped goes on when given again.
+    What the lens did is found in the picture itself; depth, EXIF, profile and transparency are kept. Where straight
+    lines do not tell the lens, as in pictures of nature, they are not followed, and it is said. Maps that would fold a
+    picture are not applied. Existing results are skipped, so a call that was stopped goes on when given again.
 
     Examples:
 
@@ -66,7 +75,7 @@ def infer(
     from mlkit.errors import MlkitError, counted
     from mlkit.tasks.lens.infer_inputs import find_jobs, options_of
 
-    options = options_of(strength=strength, grid=grid, zoom=zoom, force=force, strict=strict)
+    options = options_of(strength=strength, grid=grid, zoom=zoom, sure=sure, force=force, strict=strict)
     if out.is_file():
         raise MlkitError(f"--out {out} is a file; give a folder for the results")
     jobs = find_jobs(photos, out, options)
@@ -105,7 +114,8 @@ def infer(
 def _tell(job: Job, result: FileResult) -> None:
     from mlkit.commands.display import duration
 
-    typer.echo(f"{job.image}: {result.width} x {result.height} px, moved by up to {result.largest_px:.1f} px")
+    sure = "" if result.sure is None else f", {result.sure:.0%} sure"
+    typer.echo(f"{job.image}: {result.width} x {result.height} px, moved by up to {result.largest_px:.1f} px{sure}")
     typer.echo(f"{job.path.name}: {duration(result.seconds)} ({result.mp_per_s:.2f} MP/s)")
     if job.grid is not None:
         typer.echo(f"grid: {job.grid}")
@@ -127,6 +137,7 @@ def _as_dict(job: Job, result: FileResult) -> dict[str, Any]:
         "jacobian": {key: round(value, 6) for key, value in result.verdict.stats.items()},
         "params": result.params,
         "largest_px": round(result.largest_px, 3),
+        "sure": result.sure and round(result.sure, 3),
         "zoom": round(result.zoom, 5),
         "notes": list(result.notes),
     }

@@ -8,6 +8,8 @@ Everything is in isotropic coordinates (geometry.py). B pictures, P edge points,
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,9 +17,10 @@ from torch import Tensor
 from mlkit.tasks.lens.geometry import IDENTITY
 from mlkit.tasks.lens.plumb import NUM_SHAPES, forward_parameters, found_lens, moments, straightness_weight, undone
 
-NUM_FACTS = 2 * NUM_SHAPES + 6
+NUM_FACTS = 2 * NUM_SHAPES + 7
+SURE = -1  # place among the facts of how sure the answer is, 0 to 1
 
-_POINTS = 4096
+_POINTS_PER_PX = 16  # of a side: as the picture grows, so does the number of px along its edges
 _CELLS = 12  # along either side; a seed in each
 _SMOOTHING_PX = 1.0
 _RADIUS = 3
@@ -33,30 +36,34 @@ _SHORTEST, _FEWEST = 0.15, 12  # curves below this length or number of points ar
 
 
 @torch.no_grad()
-def lens_of_lines(image: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
+def lens_of_lines(image: Tensor, frame: Tensor, sure: float) -> tuple[Tensor, Tensor]:
     """Return the lens parameters that straight lines ask for, [B, 8], and what speaks for them, [B, NUM_FACTS].
 
-    Without lines the parameters are the identity, and the facts are 0. Facts are the lens's shapes and how sure each
-    is, how bent curves stay, and how many and long they are.
+    Without lines, and where they do not tell the lens surely, the parameters are the identity; without, the facts
+    are 0. Facts are the lens's shapes and how sure each is, how bent curves stay, how many and long they are, and how
+    sure the whole is (`SURE`).
 
     Args:
         image: [B, 3, H, W] in [0, 1].
         frame: [B, 2].
+        sure: how likely it must be that following the lines comes nearer to the truth than doing nothing, 0 to 1.
     """
     pictures, frames = image.detach().float().cpu(), frame.detach().float().cpu()
     params, facts = [], []
     with torch.autocast("cpu", enabled=False):  # a hundredth of a pixel is less than bf16 knows
-        place, along, strength = edge_points(pictures, frames)
+        side = math.sqrt(image.shape[-2] * image.shape[-1])
+        place, along, strength = edge_points(pictures, frames, round(_POINTS_PER_PX * side))
         for number in range(len(pictures)):
+            pixel = 2 * float(frames[number].prod().sqrt()) / side
             real = slice(int((strength[number] > 0).sum()))  # the strongest come first
             points = place[number, real], along[number, real], strength[number, real]
-            fit, told = _said(*points, frames[number])
+            fit, told = _said(*points, frames[number], pixel, sure)
             params.append(fit)
             facts.append(told)
     return torch.stack(params).to(image.device), torch.stack(facts).to(image.device)
 
 
-def edge_points(image: Tensor, frame: Tensor, number: int = _POINTS) -> tuple[Tensor, Tensor, Tensor]:
+def edge_points(image: Tensor, frame: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the clearest edge points of pictures: places [B, P, 2], directions along the edge [B, P, 2], strengths
     [B, P], which are 0 where there are fewer.
 
@@ -176,7 +183,9 @@ def _parabolas(s: Tensor, d: Tensor, weight: Tensor, window: float) -> Tensor:
     return made
 
 
-def _said(place: Tensor, along: Tensor, strength: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
+def _said(
+    place: Tensor, along: Tensor, strength: Tensor, frame: Tensor, pixel: float, sure: float
+) -> tuple[Tensor, Tensor]:
     """Return the parameters [8] that one picture's edge points ask for, and what speaks for them."""
     sizes = None
     for tolerance in (_TOLERANCE, _TOLERANCE_UNDONE):
@@ -189,7 +198,7 @@ def _said(place: Tensor, along: Tensor, strength: Tensor, frame: Tensor) -> tupl
         member, length = member[used], length[used]
         moment, count = moments(place, member)
         weight = straightness_weight(length, count, member.sum(dim=1))
-        found = found_lens(moment, count, weight)
+        found = found_lens(moment, count, weight, frame, pixel)
         sizes = found.sizes
     if sizes is None:
         return torch.tensor(IDENTITY), torch.zeros(NUM_FACTS)
@@ -200,9 +209,11 @@ def _said(place: Tensor, along: Tensor, strength: Tensor, frame: Tensor) -> tupl
         length.double().mean(),
         length.double().max(),
         found.rms.median() * 1000,
+        found.sure,
     )
-    facts = torch.cat((sizes, 1.0 - found.spread, torch.stack(more)))
-    return forward_parameters(sizes, frame).float(), facts.clamp(-10, 10).float()
+    facts = torch.cat((sizes, 1.0 - found.spread, torch.stack(more))).clamp(-10, 10).float()
+    params = torch.tensor(IDENTITY) if float(found.sure) < sure else forward_parameters(sizes, frame).float()
+    return params, facts
 
 
 def _undone(place: Tensor, along: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mlkit.tasks.lens.backbones import ResNetBackbone, TinyBackbone, load_imagenet, with_coordinates
 from mlkit.tasks.lens.geometry import IDENTITY, NAMES, parametric_grid, upsample_flow
 from mlkit.tasks.lens.geometry import fuse as fused
-from mlkit.tasks.lens.lines import NUM_FACTS, lens_of_lines
+from mlkit.tasks.lens.lines import NUM_FACTS, SURE, lens_of_lines
 from mlkit.tasks.lens.settings import LensModel
 
 log = logging.getLogger(__name__)
@@ -126,6 +126,7 @@ class LensNet(nn.Module):
     def __init__(self, settings: LensModel) -> None:
         super().__init__()
         self.stage, self.lines, self.reduce = settings.stage, settings.lines, settings.reduce
+        self.sure = settings.sure
         self.backbone: TinyBackbone | ResNetBackbone
         if settings.backbone == "tiny":
             self.backbone = TinyBackbone(settings.channels)
@@ -147,18 +148,19 @@ class LensNet(nn.Module):
 
         Returns:
             "params" [B, 8]; "place" [B, 8], where they lie in their ranges, -1 to 1; "flow" [B, 2, h / 8, w / 8], h
-            and w after `reduce`.
+            and w after `reduce`; with `lines` also "sure" [B], how sure these are, 0 to 1.
         """
         seen = image if self.reduce == 1 else F.avg_pool2d(image, self.reduce)
         fine, coarse = self.backbone(seen, frame)
         if lines is None and self.lines:
-            lines = lens_of_lines(image, frame)
+            lines = lens_of_lines(image, frame, self.sure)
         params, place = self.parametric(coarse, frame, lines)
         if self.stage == "param_only":
             flow = params.new_zeros((len(image), 2, *fine.shape[-2:]))
         else:
             flow = self.residual(fine, coarse, frame)
-        return {"params": params, "place": place, "flow": flow}
+        sure = {} if lines is None else {"sure": lines[1][:, SURE]}
+        return {"params": params, "place": place, "flow": flow, **sure}
 
 
 def build_net(settings: LensModel, *, with_weights: bool = True) -> LensNet:

@@ -153,7 +153,7 @@ class PairSource:
         mirrored = self._is_training and rng.random() < 0.5
         halves = []
         for item in (2 * place, 2 * place + 1):
-            picture = squeezed(self._store[item], self._size)
+            picture = squeezed(self._store[item], self._size, self._size)
             picture = picture[:, ::-1] if mirrored else picture
             halves.append(torch.from_numpy(np.ascontiguousarray(np.moveaxis(picture, 2, 0))))
         frame = torch.tensor(frame_of(entry.height, entry.width), dtype=torch.float32)
@@ -163,11 +163,11 @@ class PairSource:
         return self._items[index][1].name
 
 
-def squeezed(levels: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
-    """Return a picture of any shape as a square of `size` px, [S, S, 3] in [0, 1]: Pillow's bicubic, which averages."""
+def squeezed(levels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:
+    """Return a picture of any shape at this size, [height, width, 3] in [0, 1]: Pillow's bicubic, which averages."""
     from PIL import Image
 
-    image = Image.fromarray(np.ascontiguousarray(levels)).resize((size, size), Image.Resampling.BICUBIC)
+    image = Image.fromarray(np.ascontiguousarray(levels)).resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(image, np.float32) / np.float32(255)
 
 

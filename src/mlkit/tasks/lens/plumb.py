@@ -11,6 +11,9 @@ points that fill space evenly, so the same curves always give the same lens, and
 Lines tell the shape of a distortion, not its scale: any enlargement leaves them straight. The scale taken here is
 lensfun's convention, that places half the shorter side from the middle stay where they are.
 
+How sure an answer is follows from the same lenses: the share of them, each as likely as it is, that is nearer to the
+answer than to no lens. Where curves say little it is about a half, and the answer is better not taken.
+
 Everything is in isotropic coordinates (geometry.py). P edge points, S curves, J shapes of distortion, K tried lenses.
 """
 
@@ -36,13 +39,14 @@ NUM_SHAPES = len(SHAPES)
 
 _UNKNOWNS = NUM_SHAPES + 1  # sizes of the shapes, and the logarithm of the bend
 _BEND, _BEND_SPREAD = 1e-3, 1.0  # of curves that the lens makes straight, and of its logarithm: a guess before looking
-_SHARPEST = 3e-4  # a bend that edges of a square of 256 px have by chance
+_SHARPEST_PX = 0.0565  # a bend that edges have by chance
 _TRUST = 12.0  # bends that a curve of half a diagonal is worth
 _TRIED = 1024
 _ROUNDS, _MOST_ROUNDS = 4, 8
 _FIRST_SPREAD, _WIDER = 1.5, 1.3  # of what is tried over what is believed
 _FEWEST_HEARD = 40.0  # lenses, over which a round's mean must be
 _RADII = 24
+_ASKED = 12  # places along half a side, by which lenses are compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +54,15 @@ class Found:
     """What curves say of the lens.
 
     sizes: of the shapes, [J]. spread: their standard deviations, [J]. bend: the logarithm of how bent curves stay, over
-    that of `_BEND`. rms: of each curve, [S].
+    that of `_BEND`. rms: of each curve, [S]. sure: how likely it is that undoing these sizes comes nearer to the truth
+    than leaving the picture as it is, 0 to 1.
     """
 
     sizes: Tensor
     spread: Tensor
     bend: Tensor
     rms: Tensor
+    sure: Tensor
 
 
 def moments(place: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,19 +98,21 @@ def _shapes(place: Tensor) -> Tensor:
     return moved
 
 
-def found_lens(moment: Tensor, count: Tensor, weight: Tensor) -> Found:
+def found_lens(moment: Tensor, count: Tensor, weight: Tensor, frame: Tensor, pixel: float) -> Found:
     """Return the mean over lenses, each as likely as the prior and the curves say.
 
     Args:
         moment, count: of `moments`.
         weight: how many bends each curve is worth, [S].
+        frame: [2].
+        pixel: half-diagonals that a pixel of the picture is wide, which the sharpness of its edges goes by.
     """
     mean, spread = moment.new_zeros(_UNKNOWNS), torch.eye(_UNKNOWNS, dtype=moment.dtype) * _FIRST_SPREAD
     covariance = spread
     for number in range(_MOST_ROUNDS):
         draw = _even_normals()[number * _TRIED : (number + 1) * _TRIED]
         tried = mean + draw @ spread.T
-        likely = _log_likelihood(tried, moment, count, weight) - 0.5 * tried.square().sum(dim=1)
+        likely = _log_likelihood(tried, moment, count, weight, pixel) - 0.5 * tried.square().sum(dim=1)
         share, heat = _shares(likely + 0.5 * draw.square().sum(dim=1))
         mean = share @ tried
         apart = tried - mean
@@ -114,7 +122,23 @@ def found_lens(moment: Tensor, count: Tensor, weight: Tensor) -> Found:
             break
     sizes = mean[:NUM_SHAPES]
     rms = bends(sizes[None], moment, count)[0]
-    return Found(sizes, torch.diagonal(covariance)[:NUM_SHAPES].clamp_min(0).sqrt(), mean[NUM_SHAPES], rms)
+    spreads = torch.diagonal(covariance)[:NUM_SHAPES].clamp_min(0).sqrt()
+    return Found(sizes, spreads, mean[NUM_SHAPES], rms, _sureness(sizes, tried[:, :NUM_SHAPES], share, frame))
+
+
+def _sureness(sizes: Tensor, tried: Tensor, share: Tensor, frame: Tensor) -> Tensor:
+    """Return the share of lenses that are nearer to these sizes than to none, by the mean distance of undone places."""
+    axis = (torch.arange(_ASKED, dtype=sizes.dtype) + 0.5) / _ASKED
+    half = frame.to(sizes)
+    radius = (axis[:, None] * half[0]).hypot(axis * half[1]).flatten()
+    along = torch.stack((torch.cat((radius, half.min()[None])), torch.zeros(len(radius) + 1).to(sizes)), dim=-1)
+
+    def moved(of: Tensor) -> Tensor:
+        grown = 1.0 + of @ _shapes(along).T  # last: at half the shorter side, where places stay
+        return radius * (grown[:, :-1] / grown[:, -1:] - 1.0)
+
+    found, lenses = moved(sizes[None]), moved(tried)
+    return share @ ((lenses - found).abs().mean(dim=1) < lenses.abs().mean(dim=1)).to(share)
 
 
 def straightness_weight(length: Tensor, count: Tensor, points: Tensor) -> Tensor:
@@ -153,10 +177,10 @@ def _axes(sizes: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
     return (xx * yy - xy.square()).clamp_min(0) / most.clamp_min(1e-12), most
 
 
-def _log_likelihood(tried: Tensor, moment: Tensor, count: Tensor, weight: Tensor) -> Tensor:
+def _log_likelihood(tried: Tensor, moment: Tensor, count: Tensor, weight: Tensor, pixel: float) -> Tensor:
     """Return the logarithm of how likely each tried lens and bend makes the curves, [K]: Cauchy's distribution."""
     bend = _BEND * (_BEND_SPREAD * tried[:, NUM_SHAPES:]).exp()
-    usual = bend.square() + _SHARPEST**2
+    usual = bend.square() + (_SHARPEST_PX * pixel) ** 2
     seen = bends(tried[:, :NUM_SHAPES], moment, count).square()
     return -(weight * (0.5 * usual.log() + torch.log1p(seen / usual))).sum(dim=1)
 

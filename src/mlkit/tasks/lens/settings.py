@@ -74,6 +74,8 @@ class LensModel(Settings):
     """File or folder of ImageNet weights for a ResNet, in torchvision's, timm's or transformers' names."""
     lines: bool = False
     """Curves of edges are found and made straight first; the head hears which lens does so, and how sure that is."""
+    sure: Share = 0.7
+    """Lines are followed only if the lens that they tell is nearer to the truth than none with this probability."""
     reduce: Annotated[int, Field(ge=1, le=4, strict=True)] = 1
     """The backbone sees the picture reduced so many times, by means of areas; lines are found in the whole one."""
     channels: Annotated[int, Field(ge=8, multiple_of=8, strict=True)] = 32

@@ -81,7 +81,9 @@ class LensTask:
     ) -> Source:
         from mlkit.tasks.lens.images import ImagesSource
 
-        return ImagesSource(paths, self.settings.data.size, upscale=upscale, fit_multiple=fit_multiple)
+        model = self.settings.model
+        sure = model.sure if model.lines else None
+        return ImagesSource(paths, self.settings.data.size, sure=sure, upscale=upscale, fit_multiple=fit_multiple)
 
     def loss(self, model: nn.Module, batch: Batch, *, step: int) -> Loss:
         outputs = model(batch["image"], batch["frame"])
@@ -90,7 +92,8 @@ class LensTask:
 
     def predict(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         image, frame = batch["image"], batch["frame"]
-        outputs = model(image, frame)
+        lines = (batch["lines_params"], batch["lines_facts"]) if "lines_params" in batch else None
+        outputs = model(image, frame, lines)
         parametric, grid = maps_of(outputs, frame, *image.shape[-2:])
         valid = inside(grid)
         if "profile" in batch:
