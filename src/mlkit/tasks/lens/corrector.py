@@ -17,8 +17,7 @@ from torch import Tensor
 from mlkit.checkpoint import load_weights, open_checkpoint
 from mlkit.errors import CheckpointError, NonFiniteError
 from mlkit.tasks.lens.geometry import NAMES, distorted_points, flow_at, frame_of, identity_grid, warp
-from mlkit.tasks.lens.images import as_levels, as_lines_input, as_network_input
-from mlkit.tasks.lens.lines import lens_of_lines
+from mlkit.tasks.lens.inputs import as_levels, as_network_input, said_by_lines
 from mlkit.tasks.lens.model import LensNet, build_net
 from mlkit.tasks.lens.safety import Verdict, judge
 from mlkit.tasks.lens.settings import LensModel
@@ -127,8 +126,8 @@ class Corrector:
         levels, sure = as_levels(pixels), self.net.sure if sure is None else sure
         lines = None
         if self.net.lines:
-            params, facts = lens_of_lines(as_lines_input(levels)[None], frame, sure)
-            lines = params.to(self.device), facts.to(self.device)
+            said = said_by_lines(levels, frame[0], sure)
+            lines = said["lines_params"][None].to(self.device), said["lines_facts"][None].to(self.device)
         outputs = self.net(as_network_input(levels, self.size)[None].to(self.device), frame, lines)
         for key, value in outputs.items():
             if not bool(torch.isfinite(value).all()):

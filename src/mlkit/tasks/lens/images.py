@@ -1,4 +1,4 @@
-"""The user's own photographs: what the network sees of them, and as samples for grids of checkpoints."""
+"""The user's own photographs as samples, for grids of checkpoints: there is no truth beside them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ import numpy as np
 from mlkit.errors import DataError
 from mlkit.imaging.images import open_image
 from mlkit.imaging.resize import resize_to_multiple
-from mlkit.tasks.lens.pairs import squeezed
+from mlkit.tasks.lens.inputs import as_levels, as_network_input, said_by_lines
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SMALLEST_PX = 32
-LINES_PX = 640  # longer side of what lines are found in: of larger pictures they tell no more
 
 
 class ImagesSource:
-    """Samples {"image", "frame"} of files of any size; with `sure` also what lines say, "lines_params" and
-    "lines_facts" of `lens_of_lines`.
+    """Samples {"image", "frame"} of files of any size; with `sure` also those of `said_by_lines`.
 
     Args:
         paths: photographs.
@@ -56,7 +54,6 @@ class ImagesSource:
         import torch
 
         from mlkit.tasks.lens.geometry import frame_of
-        from mlkit.tasks.lens.lines import lens_of_lines
 
         pixels = open_image(self._paths[index], to_srgb=True).pixels
         height, width = pixels.shape[:2]
@@ -65,35 +62,8 @@ class ImagesSource:
         levels = as_levels(resize_to_multiple(pixels, self._multiple))
         frame = torch.tensor(frame_of(*levels.shape[:2]), dtype=torch.float32)
         sample = {"image": as_network_input(levels, self._size), "frame": frame}
-        if self._sure is not None:
-            params, facts = lens_of_lines(as_lines_input(levels)[None], frame[None], self._sure)
-            sample |= {"lines_params": params[0], "lines_facts": facts[0]}
-        return sample
+        return sample if self._sure is None else sample | said_by_lines(levels, frame, self._sure)
 
     def sample_id(self, index: int) -> str:
         """Return the file's name without its folder."""
         return self._paths[index].name
-
-
-def as_levels(pixels: np.ndarray) -> np.ndarray:
-    """Return a picture [H, W, 1 or 3] in [0, 1] as 8-bit RGB [H, W, 3]."""
-    levels = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
-    return np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels
-
-
-def as_network_input(levels: np.ndarray, size: int) -> Tensor:
-    """Return what the network sees of a picture [H, W, 3]: [3, size, size] in [0, 1]."""
-    return _resized(levels, size, size)
-
-
-def as_lines_input(levels: np.ndarray) -> Tensor:
-    """Return what lines are found in of a picture [H, W, 3]: [3, h, w] in [0, 1], in its own shape, never enlarged."""
-    share = min(1.0, LINES_PX / max(levels.shape[:2]))
-    height, width = (max(1, round(side * share)) for side in levels.shape[:2])
-    return _resized(levels, height, width)
-
-
-def _resized(levels: np.ndarray, height: int, width: int) -> Tensor:
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(squeezed(levels, height, width), 2, 0)))

@@ -16,6 +16,7 @@ from mlkit.data.store import Store, StoreWriter
 from mlkit.errors import DataError, SettingsError, listing
 from mlkit.imaging.images import IMAGE_SUFFIXES, list_images, read_image
 from mlkit.seeding import generator
+from mlkit.tasks.lens.inputs import as_network_input, said_by_lines
 from mlkit.tasks.lens.items import PAIRS, PairEntry, Split
 from mlkit.tasks.lens.settings import LensBuild, LensData
 
@@ -123,17 +124,17 @@ def store_pairs(
 class PairSource:
     """Samples {"image", "target", "frame"} of pairs; without "profile", since no true map is known.
 
-    Training samples are mirrored half of the time.
+    Training samples are mirrored half of the time; those of validation have what lines say, if `sure` is given.
 
     Raises:
         SettingsError: when a pair is smaller than `settings.size`.
     """
 
-    def __init__(self, data: DatasetManifest, split: Split, settings: LensData) -> None:
+    def __init__(self, data: DatasetManifest, split: Split, settings: LensData, *, sure: float | None = None) -> None:
         entries = [PairEntry(**values) for values in data.details["pairs"]]
         self._items = [(place, entry) for place, entry in enumerate(entries) if entry.split == split]
         self._store = Store(data.folder, PAIRS)
-        self._is_training, self._size = split == "train", settings.size
+        self._is_training, self._size, self._sure = split == "train", settings.size, sure
         least = min((min(entry.height, entry.width), entry.name) for _, entry in self._items)
         if least[0] < settings.size:
             raise SettingsError(
@@ -151,24 +152,17 @@ class PairSource:
 
         place, entry = self._items[index]
         mirrored = self._is_training and rng.random() < 0.5
-        halves = []
-        for item in (2 * place, 2 * place + 1):
-            picture = squeezed(self._store[item], self._size, self._size)
-            picture = picture[:, ::-1] if mirrored else picture
-            halves.append(torch.from_numpy(np.ascontiguousarray(np.moveaxis(picture, 2, 0))))
+        image, target = (as_network_input(self._store[item], self._size) for item in (2 * place, 2 * place + 1))
         frame = torch.tensor(frame_of(entry.height, entry.width), dtype=torch.float32)
-        return {"image": halves[0], "target": halves[1], "frame": frame}
+        if mirrored:
+            image, target = image.flip(-1), target.flip(-1)
+        sample = {"image": image, "target": target, "frame": frame}
+        if self._sure is None or self._is_training:
+            return sample
+        return sample | said_by_lines(self._store[2 * place], frame, self._sure)
 
     def sample_id(self, index: int) -> str:
         return self._items[index][1].name
-
-
-def squeezed(levels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:
-    """Return a picture of any shape at this size, [height, width, 3] in [0, 1]: Pillow's bicubic, which averages."""
-    from PIL import Image
-
-    image = Image.fromarray(np.ascontiguousarray(levels)).resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(image, np.float32) / np.float32(255)
 
 
 def _by_name(folder: Path, ending: str) -> dict[str, Path]:

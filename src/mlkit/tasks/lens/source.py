@@ -2,7 +2,8 @@
 
 "image" [3, S, S] float32 in [0, 1]: the distorted picture, squeezed to a square; "target" [3, S, S]: as it should be;
 "frame" [2]: half width and half height in half-diagonals (geometry.py), which tells the picture's shape; "profile" [7]:
-c0 .. c4 of the lens and its axis, from which the true map follows at any size.
+c0 .. c4 of the lens and its axis, from which the true map follows at any size. Where lines are asked for, validation
+samples have what they say of the same view as a photograph of its own shape and size (inputs.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from mlkit.data.manifest import DatasetManifest
 from mlkit.data.store import Store
 from mlkit.errors import DataError, SettingsError
 from mlkit.seeding import generator
+from mlkit.tasks.lens.inputs import LINES_PX, as_levels, said_by_lines
 from mlkit.tasks.lens.items import PHOTOGRAPHS, PROFILES, PhotoEntry, Split, View
 from mlkit.tasks.lens.profiles import ASPECTS, Profile, is_usable
 from mlkit.tasks.lens.scenes import draw_scene
@@ -47,10 +49,10 @@ class LensSource:
         SettingsError: when photographs are smaller than `settings.size`.
     """
 
-    def __init__(self, data: DatasetManifest, split: Split, settings: LensData) -> None:
+    def __init__(self, data: DatasetManifest, split: Split, settings: LensData, *, sure: float | None = None) -> None:
         if data.task != "lens":
             raise DataError(f"dataset {data.folder} is of task {data.task}, not lens; build one for lens")
-        self.split, self.settings = split, settings
+        self.split, self.settings, self._sure = split, settings, sure
         self._seed = int(data.details["options"]["seed"])
         self._count = data.splits[split]
         self._photos = [_photo(values) for values in data.details["photographs"]]
@@ -91,7 +93,7 @@ class LensSource:
         centre = rng.uniform(-1, 1, 2) * settings.centre
         is_scene = rng.random() < settings.scenes
         entry = self._own[rng.integers(len(self._own))]
-        lens_view = _LensView(profile, centre, shape, settings.size)
+        lens_view = _LensView(profile, centre, shape, (settings.size, settings.size))
         if is_scene:
             scene = draw_scene(rng)
             behind = self._pictures(entry, lens_view, rng) if rng.random() < 0.5 else None
@@ -106,34 +108,41 @@ class LensSource:
         return _as_sample(pictures, lens_view.frame, profile, centre)
 
     def _view(self, view: View) -> dict[str, Tensor]:
-        profile = self._profiles[view.profile]
-        if view.photo < 0:
-            lens_view = _LensView(profile, np.zeros(2), profile.aspect, self.settings.size)
-            scene = draw_scene(generator(self._seed, "scene", view.number))
-            pictures = _scene_pictures(scene, lens_view, None)
-        else:
-            entry = self._photos[view.photo]
-            shape = profile.aspect if entry.width >= entry.height else 1 / profile.aspect
-            lens_view = _LensView(profile, np.zeros(2), shape, self.settings.size)
-            pictures = self._pictures(entry, lens_view, None)
-        return _as_sample(pictures, lens_view.frame, profile, np.zeros(2))
+        profile, size = self._profiles[view.profile], self.settings.size
+        entry = self._photos[view.photo] if view.photo >= 0 else None
+        upright = entry is not None and entry.width < entry.height
+        shape = 1 / profile.aspect if upright else profile.aspect
+        lens_view = _LensView(profile, np.zeros(2), shape, (size, size))
+        sample = _as_sample(self._seen(view, lens_view), lens_view.frame, profile, np.zeros(2))
+        if self._sure is None:
+            return sample
+        longer = LINES_PX if entry is None else min(LINES_PX, int(_longer_px(entry, lens_view)))
+        sides = [max(1, round(longer * half / max(lens_view.frame))) for half in lens_view.frame]
+        own_shape = _LensView(profile, np.zeros(2), shape, (sides[1], sides[0]))
+        return sample | said_by_lines(as_levels(self._seen(view, own_shape)[0]), sample["frame"], self._sure)
+
+    def _seen(self, view: View, lens_view: _LensView) -> list[Floats]:
+        """Return the distorted picture of a view and its target."""
+        if view.photo >= 0:
+            return self._pictures(self._photos[view.photo], lens_view, None)
+        return _scene_pictures(draw_scene(generator(self._seed, "scene", view.number)), lens_view, None)
 
     def _pictures(self, entry: PhotoEntry, view: _LensView, rng: np.random.Generator | None) -> list[Floats]:
-        """Return the distorted picture and its target, [S, S, 3], of a photograph; without `rng` of all that fits."""
+        """Return the distorted picture and its target, [H, W, 3], of a photograph; without `rng` of all that fits."""
         turn = 0.0 if rng is None else float(np.deg2rad(rng.uniform(-1, 1) * self.settings.roll_deg))
         sine, cosine = np.sin(turn), np.cos(turn)
         rotation = np.array([[cosine, -sine], [sine, cosine]])
         places = [points @ rotation.T for points in (view.behind_lens, view.ideal)]
         outer = np.concatenate([_border(points) for points in places])  # a lens turns no picture inside out
         low, high = outer.min(axis=0), outer.max(axis=0)
-        room = np.array([entry.width, entry.height]) - 2.0
+        room = _room_px(entry)
         half_diagonal_px = float((room / (high - low)).min())
         if rng is not None:
             half_diagonal_px *= rng.uniform(_SMALLEST_CROP, 1.0)
         slack = room - half_diagonal_px * (high - low)
         share = np.full(2, 0.5) if rng is None else rng.random(2)
         origin = 1.0 + slack * share - half_diagonal_px * low
-        px_per_px = 2 * half_diagonal_px * max(view.frame) / self.settings.size
+        px_per_px = 2 * half_diagonal_px * max(view.frame) / max(view.size)
         fitting = [level for level in entry.levels if px_per_px / level[0] >= 0.9]
         reduction, number = (fitting or [entry.levels[0]])[-1]
         level = self._store[number]
@@ -152,10 +161,10 @@ class LensSource:
 class _LensView:
     """Places of all pixels of a picture behind a lens, undistorted, in isotropic coordinates.
 
-    ideal: of the corrected picture, [S, S, 2]. behind_lens: of the distorted one.
+    ideal: of the corrected picture, [H, W, 2]. behind_lens: of the distorted one. size: (H, W).
     """
 
-    def __init__(self, profile: Profile, centre: NDArray[np.float64], shape: float, size: int) -> None:
+    def __init__(self, profile: Profile, centre: NDArray[np.float64], shape: float, size: tuple[int, int]) -> None:
         self.profile, self.centre, self.size = profile, centre, size
         diagonal = float(np.hypot(shape, 1.0))
         self.frame: Frame = (shape / diagonal, 1.0 / diagonal)
@@ -163,9 +172,8 @@ class _LensView:
         self.behind_lens = self.undistorted(self.ideal)
 
     def places(self, fineness: int) -> NDArray[np.float64]:
-        number = self.size * fineness
-        axis = (2.0 * np.arange(number) + 1.0) / number - 1.0
-        return np.stack(np.broadcast_arrays(axis[None, :] * self.frame[0], axis[:, None] * self.frame[1]), axis=-1)
+        down, right = ((2.0 * np.arange(n * fineness) + 1.0) / (n * fineness) - 1.0 for n in self.size)
+        return np.stack(np.broadcast_arrays(right[None, :] * self.frame[0], down[:, None] * self.frame[1]), axis=-1)
 
     def undistorted(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
         points = places - self.centre
@@ -188,7 +196,7 @@ def _scene_pictures(scene: object, view: _LensView, behind: list[Floats] | None)
 
 
 def _sampled(level: NDArray[np.uint8], places: NDArray[np.float64]) -> Floats:
-    """Return a picture's colours at places in px, edges at 0 and its width, bicubic, [S, S, 3]; only what is needed is
+    """Return a picture's colours at places in px, edges at 0 and its width, bicubic, [H, W, 3]; only what is needed is
     read."""
     import torch
 
@@ -205,6 +213,17 @@ def _sampled(level: NDArray[np.uint8], places: NDArray[np.float64]) -> Floats:
     return np.asarray(seen[0].clamp(0, 1).permute(1, 2, 0).numpy())
 
 
+def _room_px(entry: PhotoEntry) -> NDArray[np.float64]:
+    """Return the width and height of what may be looked at of a photograph."""
+    return np.array([entry.width, entry.height]) - 2.0
+
+
+def _longer_px(entry: PhotoEntry, view: _LensView) -> float:
+    """Return how long the longer side of all that fits of a photograph is in its own px."""
+    outer = np.concatenate([_border(points) for points in (view.behind_lens, view.ideal)])
+    return float((_room_px(entry) / (outer.max(axis=0) - outer.min(axis=0))).min()) * 2 * max(view.frame)
+
+
 def _strengthened(profile: Profile, factor: float) -> Profile:
     """Return a profile `factor` times as strong, or as strong as one may be."""
     while factor > 1.0:
@@ -216,7 +235,7 @@ def _strengthened(profile: Profile, factor: float) -> Profile:
 
 
 def _border(places: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the outer places of [S, S, 2], [N, 2]."""
+    """Return the outer places of [H, W, 2], [N, 2]."""
     return np.concatenate((places[0], places[-1], places[:, 0], places[:, -1]))
 
 

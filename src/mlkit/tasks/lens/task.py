@@ -177,7 +177,8 @@ class LensTask:
 
         assert split in ("train", "validation")
         kind = PairSource if data.preprocessing.get("kind") == "pairs" else LensSource
-        return kind(data, split, self.settings.data)  # type: ignore[arg-type]
+        model = self.settings.model
+        return kind(data, split, self.settings.data, sure=model.sure if model.lines else None)  # type: ignore[arg-type]
 
     def _warnings(self, outputs: Mapping[str, Tensor]) -> list[str]:
         """Return what is at its bound: parameters, and the residual flow."""

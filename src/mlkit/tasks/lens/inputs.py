@@ -1,0 +1,52 @@
+"""What the network sees of a picture: a small square of all of it, and what lines say, found in a larger one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LINES_PX = 640  # longer side of what lines are found in: of larger pictures they tell no more
+
+Levels = NDArray[np.uint8]
+
+
+def as_levels(pixels: NDArray[np.float32]) -> Levels:
+    """Return a picture [H, W, 1 or 3] in [0, 1] as 8-bit RGB [H, W, 3]."""
+    levels = np.rint(np.clip(pixels, 0, 1) * np.float32(255)).astype(np.uint8)
+    return np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels
+
+
+def as_network_input(levels: Levels, size: int) -> Tensor:
+    """Return all of a picture as a square, [3, size, size] in [0, 1]."""
+    return _resized(levels, size, size)
+
+
+def said_by_lines(levels: Levels, frame: Tensor, sure: float) -> dict[str, Tensor]:
+    """Return {"lines_params" [8], "lines_facts" [NUM_FACTS]} of a picture, found at up to `LINES_PX` in its own shape.
+
+    Args:
+        levels: the picture.
+        frame: [2].
+        sure: of `lens_of_lines`.
+    """
+    from mlkit.tasks.lens.lines import lens_of_lines
+
+    share = min(1.0, LINES_PX / max(levels.shape[:2]))
+    height, width = (max(1, round(side * share)) for side in levels.shape[:2])
+    params, facts = lens_of_lines(_resized(levels, height, width)[None], frame[None], sure)
+    return {"lines_params": params[0], "lines_facts": facts[0]}
+
+
+def _resized(levels: Levels, height: int, width: int) -> Tensor:
+    """Return a picture at another size, [3, height, width] in [0, 1]: Pillow's bicubic, which averages."""
+    import torch
+    from PIL import Image
+
+    image = Image.fromarray(np.ascontiguousarray(levels)).resize((width, height), Image.Resampling.BICUBIC)
+    made = np.asarray(image, np.float32) / np.float32(255)
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(made, 2, 0)))
