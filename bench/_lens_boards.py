@@ -14,11 +14,10 @@ from mlkit.imaging.images import open_image
 from mlkit.metrics.geometry import WIDTH_PX, bend
 from mlkit.tasks.lens.corrector import Correction, Corrector, corrected_rows
 from mlkit.tasks.lens.geometry import frame_of
-from mlkit.tasks.lens.images import as_network_input
-from mlkit.tasks.lens.lines import lens_of_lines
+from mlkit.tasks.lens.inputs import as_levels, said_by_lines
+from mlkit.tasks.lens.settings import LensModel
 
 BEFORE, BOUND, LINES = "before", "OpenCV, calibrated with all boards", "lines alone"
-LINES_PX = 256
 CORNERS = (9, 6)  # inner corners of a board, along and across
 
 Points = np.ndarray  # float64 [54, 2], px
@@ -77,7 +76,8 @@ def by_lines(pixels: np.ndarray) -> Correction:
     """Return what straight lines alone say of a photograph."""
     height, width = pixels.shape[:2]
     frame = torch.tensor([frame_of(height, width)], dtype=torch.float32)
-    return Correction(lens_of_lines(as_network_input(pixels, LINES_PX)[None], frame)[0], None, frame)
+    said = said_by_lines(as_levels(pixels), frame[0], LensModel().sure)
+    return Correction(said["lines_params"][None], None, frame)
 
 
 def undone(correction: Correction, corners: Points, height: int, width: int) -> Points:

@@ -16,18 +16,23 @@ from mlkit.data.manifest import DatasetManifest
 from mlkit.evaluation.statistics import Interval, mean_interval, paired_bootstrap
 from mlkit.metrics import geometry as maps
 from mlkit.tasks.lens.corrector import Corrector
-from mlkit.tasks.lens.geometry import identity_grid, profile_grid, warp
+from mlkit.tasks.lens.geometry import IDENTITY, distorted_points, identity_grid, profile_grid, warp
+from mlkit.tasks.lens.lines import SURE as SURE_FACT
+from mlkit.tasks.lens.lines import lens_of_lines
 from mlkit.tasks.lens.scores import bends, picture_scores
-from mlkit.tasks.lens.settings import LensData
+from mlkit.tasks.lens.settings import LensData, LensModel
 from mlkit.tasks.lens.source import LensSource, opened_profiles
 
 NONE, MEAN, TRUE = "no correction", "mean profile", "true profile"
 SHAPE = "true shape"  # at the scale that lensfun's convention gives on the lens's own frame: what a picture can tell
 LINES = "lines alone"  # straightened without a network
-KEYS = ("epe_px", "epe_shape_px", "epe_corner_px", "bend_px", "psnr", "ssim", "negative_det_pct")
-HEADS = ("EPE", "but for scale", "corner", "bend", "PSNR", "SSIM", "folded %")
+KEYS = ("epe_px", "epe_shape_px", "epe_corner_px", "bend_px", "psnr", "ssim", "negative_det_pct", "epe_own_px")
+HEADS = ("EPE", "but for scale", "corner", "bend", "PSNR", "SSIM", "folded %", "with own")
+_DIGITS = (2, 2, 2, 3, 2, 4, 3, 2)
 OWN_SCENES = "scenes, own frame"
+SURE = LensModel().sure  # as of all presets
 _OWN = 0.04  # of the frame's length: lensfun's own tolerance
+_HARM_PX = 0.05
 LEFT, EPE_PX = 1 / 5, 1.0  # of no correction's error, and px at 1000 px width
 
 Batch = Mapping[str, Tensor]
@@ -37,12 +42,13 @@ Way = Callable[[Batch], Outputs]  # "map" [B, S, S, 2], "params" [B, 8], "flow" 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Scores of one way on one picture, in the order of KEYS."""
+    """Scores of one way on one picture, in the order of KEYS; `sure` is what lines say of it, of `lens_of_lines`."""
 
     way: str
     of: str  # "photographs" or "scenes"
     sample: str
     own_frame: bool  # whether the camera has the frame that the lens was calibrated on, which settles the scale
+    sure: float
     values: tuple[float, ...]
 
 
@@ -89,37 +95,22 @@ def usual_scale(profile: Tensor, frame: Tensor) -> Tensor:
     return torch.cat((profile[:, :5] / share[:, None], profile[:, 5:]), dim=1)  # type: ignore[index]
 
 
-class Lines:
-    """What straight lines say of a batch, found once for all ways."""
-
-    def __init__(self) -> None:
-        self._last: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
-
-    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        from mlkit.tasks.lens.lines import lens_of_lines
-
-        if self._last is None or self._last[0] is not batch["image"]:
-            self._last = batch["image"], lens_of_lines(batch["image"], batch["frame"])
-        return self._last[1]
-
-
-def lines_way(lines: Lines) -> Way:
-    """Return the way of straight lines without a network."""
+def lines_way(batch: Batch) -> Outputs:
+    """Return the map of straight lines without a network."""
     from mlkit.tasks.lens.geometry import parametric_grid
 
-    def way(batch: Batch) -> Outputs:
-        size = batch["image"].shape[-1]
-        return {"map": parametric_grid(lines(batch)[0], batch["frame"], size, size)}
-
-    return way
+    size = batch["image"].shape[-1]
+    return {"map": parametric_grid(batch["lines_params"], batch["frame"], size, size)}
 
 
-def network_way(corrector: Corrector, lines: Lines) -> Way:
+def network_way(corrector: Corrector) -> Way:
+    """Return the way of a checkpoint."""
     from mlkit.tasks.lens.model import maps_of
 
     @torch.inference_mode()
     def way(batch: Batch) -> Outputs:
-        outputs = corrector.net(batch["image"], batch["frame"], lines(batch) if corrector.net.lines else None)
+        lines = (batch["lines_params"], batch["lines_facts"]) if corrector.net.lines else None
+        outputs = corrector.net(batch["image"], batch["frame"], lines)
         size = batch["image"].shape[-1]
         _, grid = maps_of(outputs, batch["frame"], size, size)
         return {"map": grid, **outputs}
@@ -134,11 +125,14 @@ def scored(ways: Mapping[str, tuple[Way, int]], data: DatasetManifest, batch_siz
     profiles, _ = opened_profiles(data)
     own = [abs(profiles[view["profile"]].frame_share - 1) < _OWN for view in data.details["views"]]
     for size in dict.fromkeys(size for _, size in ways.values()):
-        source = LensSource(data, "validation", LensData(size=size))
+        source = LensSource(data, "validation", LensData(size=size), sure=SURE)
         for first in range(0, len(source), batch_size):
             places = range(first, min(first + batch_size, len(source)))
             samples = [source.sample(place, np.random.default_rng(0)) for place in places]
             batch = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
+            batch["both"] = with_own_lens(
+                batch, torch.tensor([source.sample_id(at).startswith("scene/") for at in places])
+            )
             for name, (way, of_size) in ways.items():
                 if of_size != size:
                     continue
@@ -146,8 +140,24 @@ def scored(ways: Mapping[str, tuple[Way, int]], data: DatasetManifest, batch_siz
                 for place, at in enumerate(places):
                     sample = source.sample_id(at)
                     of = "scenes" if sample.startswith("scene/") else "photographs"
-                    rows.append(Row(name, of, sample, own[at], tuple(float(values[key][place]) for key in KEYS)))
+                    sure = float(batch["lines_facts"][place, SURE_FACT])
+                    rows.append(Row(name, of, sample, own[at], sure, tuple(float(values[key][place]) for key in KEYS)))
     return rows
+
+
+def with_own_lens(batch: Batch, is_scene: Tensor) -> Tensor:
+    """Return the map that undoes the profile and the lens that a photograph was taken with, [B, S, S, 2].
+
+    The latter is what lines surely say of the picture before it is distorted; scenes have none.
+    """
+    frame = batch["frame"]
+    own, _ = lens_of_lines(batch["target"], frame, SURE)
+    own[is_scene] = torch.tensor(IDENTITY)
+    size = batch["target"].shape[-1]
+    points = distorted_points(own, identity_grid(size, size) * frame[:, None, None])
+    radius = points.norm(dim=-1, keepdim=True)
+    ratio = sum(batch["profile"][:, n, None, None, None] * radius**n for n in range(5))
+    return points * ratio / frame[:, None, None]
 
 
 def _scores(outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
@@ -167,6 +177,7 @@ def _scores(outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         "bend_px": bent,
         **picture_scores(seen, batch["target"], maps.inside(grid) & maps.inside(truth)),
         "negative_det_pct": maps.jacobian_stats(grid)["negative_det_pct"],
+        "epe_own_px": maps.end_point_error(grid, batch["both"], frame).mean(dim=(1, 2)),
     }
 
 
@@ -199,9 +210,7 @@ def show_scores(rows: Sequence[Row]) -> None:
         lines = []
         for way in dict.fromkeys(row.way for row in rows):
             means = [np.nanmean(np.where(np.isfinite(v := column(rows, way, of, key)), v, np.nan)) for key in KEYS]
-            lines.append(
-                [way, *(f"{mean:.{digits}f}" for mean, digits in zip(means, (2, 2, 2, 3, 2, 4, 3), strict=True))]
-            )
+            lines.append([way, *(f"{mean:.{digits}f}" for mean, digits in zip(means, _DIGITS, strict=True))])
         print()
         show((of, *HEADS), lines)
 
@@ -237,6 +246,8 @@ def quality(rows: Sequence[Row], stages: Mapping[str, Sequence[str]]) -> list[Fi
             figures.append(
                 at_most(f"last stage over no correction, {of}, EPE but for scale", float(shape / bent), LEFT)
             )
+        if stages:
+            figures += _followed(rows, of, last)
     if stages:
         folded = max(float(column(rows, way, "all", "negative_det_pct").max()) for way in list(stages.values())[-1])
         figures.append(at_most("last stage, most folded picture", folded, 0.0, "%"))
@@ -248,6 +259,30 @@ def quality(rows: Sequence[Row], stages: Mapping[str, Sequence[str]]) -> list[Fi
         figures.append(Figure(f"{other} over {one}, PSNR", _words(found), "dB", "> 0", bool(found.low > 0)))
         # a picture that needs no correction has 100 dB and more where none is made: a mean hears little else
         figures.append(Figure(f"{other} over {one}, PSNR, median picture", f"{np.median(gains):.2g}", "dB"))
+    return figures
+
+
+def _followed(rows: Sequence[Row], of: str, ways: Sequence[str]) -> list[Figure]:
+    """Return in how many pictures lines are followed, what that brings there, and how often it harms."""
+    one = [row for row in rows if row.way == ways[0] and _is_of(row, of)]
+    heard = np.array([row.sure >= SURE for row in one])
+    before = column(rows, NONE, of, "epe_px")
+    after = np.mean([column(rows, way, of, "epe_px") for way in ways], axis=0)
+    worse = after > before + _HARM_PX
+    figures = [
+        Figure(f"{of}, lines followed", f"{heard.mean():.0%} of {len(one)} pictures"),
+        Figure(f"{of}, made worse by more than {_HARM_PX} px", f"{worse.mean():.0%} of {len(one)} pictures"),
+    ]
+    if heard.any():
+        words = f"{before[heard].mean():.2f} to {after[heard].mean():.2f}"
+        figures.append(Figure(f"{of}, where lines are followed, EPE before to after", words, "px"))
+        if of == "photographs":
+            was, made = (
+                np.mean([column(rows, way, of, "epe_own_px") for way in some], axis=0)[heard].mean()
+                for some in ([NONE], ways)
+            )
+            name = f"{of}, where lines are followed, EPE with the photograph's own lens before to after"
+            figures.append(Figure(name, f"{was:.2f} to {made:.2f}", "px"))
     return figures
 
 

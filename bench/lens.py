@@ -9,7 +9,10 @@ picture 1000 px wide; the bend is how far lines lie off straight ones, which pos
 SSIM are inside the valid area. Ways beside the checkpoints: no correction; the mean profile of the training lenses; the
 true profile, which is the bound: its PSNR is what interpolating twice leaves; the true shape at lensfun's usual scale,
 which is all that a picture can tell (of a lens on a camera with a smaller frame the scale is another, and no straight
-line shows it: "own frame" leaves those out); and straight lines without a network.
+line shows it: "own frame" leaves those out); and straight lines without a network. Lines are found as `mlkit infer`
+finds them, in each picture at its own shape and size; "followed" counts those where they tell the lens surely enough.
+A photograph was itself taken through a lens, which the true map does not hold; "with own" takes for the truth both, the
+profile and what lines surely say of the photograph before it is distorted.
 
 A checkpoint is NAME=FOLDER; several folders of one name by commas are seeds, and its interval is over them. Stages are
 compared in the order in which they are given.
@@ -205,7 +208,6 @@ def main() -> int:
         NONE,
         SHAPE,
         TRUE,
-        Lines,
         all_for_validation,
         lines_way,
         mean_terms,
@@ -242,7 +244,6 @@ def main() -> int:
         views, scenes = (2, 4) if options.smoke else (options.views, options.scenes)
         data = all_for_validation(built.manifest, views, scenes)
         mean = mean_terms(data)
-        lines = Lines()
         ways = {
             NONE: (
                 profile_way(lambda batch: batch["profile"].new_tensor([[1.0, *[0.0] * 6]]).expand_as(batch["profile"])),
@@ -251,8 +252,8 @@ def main() -> int:
             MEAN: (profile_way(lambda batch: mean.expand_as(batch["profile"])), plain),
             SHAPE: (profile_way(lambda batch: usual_scale(batch["profile"], batch["frame"])), plain),
             TRUE: (profile_way(lambda batch: batch["profile"]), plain),
-            LINES: (lines_way(lines), plain),
-            **{name: (network_way(corrector, lines), corrector.size) for name, corrector in opened.items()},
+            LINES: (lines_way, plain),
+            **{name: (network_way(corrector), corrector.size) for name, corrector in opened.items()},
         }
         rows = scored(ways, data)
     show_scores(rows)

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lensfiles import SMALL, photograph
 from mlkit.data.manifest import DatasetManifest, verify_manifest
 from mlkit.errors import DataError, MlkitError, SettingsError
 from mlkit.tasks.lens.dataset import BuildReport, build_dataset
+from mlkit.tasks.lens.inputs import said_by_lines
 from mlkit.tasks.lens.items import PROFILES
 from mlkit.tasks.lens.pairs import PairSource, find_pairs
 from mlkit.tasks.lens.settings import LensBuild, LensData
@@ -94,6 +96,11 @@ def test_pairs_are_found_by_name_stored_and_split(pairs: Path, tmp_path: Path) -
     name = source.sample_id(0)
     assert set(sample) == {"image", "target", "frame"}
     given = Image.open(pairs / f"distorted/{name}.png").resize((96, 96), Image.Resampling.BICUBIC)
+    hearing = PairSource(data, "validation", LensData(size=96), sure=0.7).sample(0, np.random.default_rng(0))
+    assert set(hearing) == {*sample, "lines_params", "lines_facts"}
+    with Image.open(pairs / f"distorted/{name}.png") as whole:
+        said = said_by_lines(np.asarray(whole), sample["frame"], 0.7)
+    assert torch.equal(hearing["lines_params"], said["lines_params"])
     np.testing.assert_allclose(sample["image"].permute(1, 2, 0).numpy() * 255, np.asarray(given), atol=0.51)
     assert sample["frame"].tolist() == pytest.approx([210 / np.hypot(150, 210), 150 / np.hypot(150, 210)])
     with pytest.raises(SettingsError, match=r"data\.size is 256, but pair a\d has only 150 px; set at most 128"):

@@ -10,8 +10,16 @@ import torch
 from scipy.optimize import brentq
 
 from mlkit.metrics.geometry import end_point_error, scaled_error
-from mlkit.tasks.lens.geometry import IDENTITY, distorted_points, frame_of, identity_grid, parametric_grid, profile_grid
-from mlkit.tasks.lens.lines import NUM_FACTS, curves, edge_points, lens_of_lines
+from mlkit.tasks.lens.geometry import (
+    IDENTITY,
+    distorted_points,
+    frame_of,
+    identity_grid,
+    parametric_grid,
+    profile_grid,
+    profile_undistorted,
+)
+from mlkit.tasks.lens.lines import NUM_FACTS, curves, edge_points, heard_curves, lens_of_lines
 from mlkit.tasks.lens.model import build_net
 from mlkit.tasks.lens.plumb import (
     SHAPES,
@@ -166,6 +174,19 @@ def test_a_board_behind_a_lens_tells_the_lens(terms: tuple[float, ...]) -> None:
     without = float(end_point_error(identity_grid(48, 48)[None], truth, FRAME[None]).mean())
     assert without > 3
     assert float(scaled_error(made, truth, FRAME[None]).mean()) < 0.05 * without
+
+
+def test_the_curves_heard_in_a_board_are_its_lines_and_become_straight() -> None:
+    profile = torch.tensor([1.03, 0.0, -0.1, 0.0, 0.0, 0.0, 0.0])
+    curves_found = heard_curves(board(profile), FRAME[None])
+    assert len(curves_found) > 20
+    for places, bent in curves_found:
+        assert bent < 1e-3
+        world = profile_undistorted(profile[None], places[None])[0].numpy()
+        x = 6 * (world[:, 0] * math.cos(0.1) + world[:, 1] * math.sin(0.1)) + 0.3
+        y = 6 * (world[:, 1] * math.cos(0.1) - world[:, 0] * math.sin(0.1))
+        assert min(float(np.abs(v - np.rint(v)).mean()) for v in (x, y)) < 0.05  # on the border of two squares
+    assert heard_curves(torch.full((1, 3, 96, 96), 0.5), FRAME[None]) == []
 
 
 def test_pictures_without_lines_say_nothing() -> None:

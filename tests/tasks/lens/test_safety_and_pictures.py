@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mlkit.tasks.lens.geometry import frame_of
-from mlkit.tasks.lens.pictures import flow_colors, flow_wheel, jacobian_picture, jacobian_scale, unsqueezed
+from mlkit.tasks.lens.pictures import flow_colors, flow_wheel, jacobian_picture, jacobian_scale, unsqueezed, with_curves
 
 
 def test_hue_is_the_direction_and_white_stands_still() -> None:
@@ -46,3 +46,17 @@ def test_a_square_gets_its_own_shape_back(height: int, width: int) -> None:
     assert max(picture.shape[:2]) == 64
     assert picture.shape[1] / picture.shape[0] == pytest.approx(width / height, rel=0.02)
     assert picture.min() >= 0 and picture.max() <= 1
+
+
+def test_curves_are_green_where_they_become_straight_and_red_where_they_stay_bent() -> None:
+    frame = torch.tensor(frame_of(40, 60))
+    level, upright = torch.zeros(30, 2), torch.zeros(30, 2)
+    level[:, 0], level[:, 1] = torch.linspace(-0.9, 0.9, 30) * frame[0], 0.51 * frame[1]
+    upright[:, 1] = torch.linspace(-0.9, 0.2, 30) * frame[1]
+    white = np.ones((40, 60, 3), np.float32)
+    shown = with_curves(white, [(level, 1e-4), (upright, 1e-2)], frame, straight=3e-4, bent=3e-3)
+    rows, columns = np.nonzero(shown[..., 1] > 0.9)
+    assert set(rows) == {30} and len(columns) == 30 and (shown[rows, columns, 0] == 0).all()
+    rows, columns = np.nonzero(shown[..., 0] > 0.9)
+    assert set(columns) == {30} and rows.max() == 24 and (shown[rows, columns, 1] == 0).all()
+    assert shown[0, 0].tolist() == [0.5, 0.5, 0.5]

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.ndimage import map_coordinates
 
 from mlkit.data.manifest import DatasetManifest
 from mlkit.errors import DataError, SettingsError
 from mlkit.metrics.geometry import bend, inside
+from mlkit.tasks.lens import source as source_module
 from mlkit.tasks.lens.geometry import profile_grid, profile_undistorted, warp
+from mlkit.tasks.lens.inputs import said_by_lines
 from mlkit.tasks.lens.scenes import draw_scene
 from mlkit.tasks.lens.settings import LensData
 from mlkit.tasks.lens.source import LensSource, opened_profiles
@@ -59,6 +62,36 @@ def test_the_target_is_the_photograph_itself(dataset: DatasetManifest) -> None:
         seen = map_coordinates(levels[..., 0], places, order=3)
         best = min(best, float(np.abs(seen - target[0])[2:-2, 2:-2].max()))
     assert best < 0.02
+
+
+def test_lines_of_validation_are_found_in_the_same_view_at_its_own_shape_and_size(
+    dataset: DatasetManifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[np.ndarray] = []
+
+    def kept(levels: np.ndarray, frame: torch.Tensor, sure: float) -> dict[str, torch.Tensor]:
+        seen.append(levels)
+        return said_by_lines(levels, frame, sure)
+
+    monkeypatch.setattr(source_module, "said_by_lines", kept)
+    views = [*dataset.details["views"][:2], {**dataset.details["views"][0], "photo": -1, "number": 3}]
+    data = replace(dataset, details={**dataset.details, "views": views}, splits={**dataset.splits, "validation": 3})
+    hearing = LensSource(data, "validation", LensData(size=96), sure=0.7)
+    for index in range(3):
+        sample = hearing.sample(index, np.random.default_rng(0))
+        levels, frame = seen[-1], sample["frame"]
+        height, width = levels.shape[:2]
+        assert width / height == pytest.approx(float(frame[0] / frame[1]), rel=0.01)
+        entry = data.details["photographs"][views[index]["photo"]]
+        longer = 640 if index == 2 else max(entry["width"], entry["height"])
+        assert 0.7 * longer < max(height, width) <= longer
+        small = Image.fromarray(levels).resize((96, 96), Image.Resampling.BICUBIC)
+        apart = np.abs(np.asarray(small, np.float32) / 255 - sample["image"].permute(1, 2, 0).numpy())
+        assert float(apart.mean()) < 0.03
+        said = said_by_lines(levels, frame, 0.7)
+        assert all(torch.equal(sample[key], said[key]) for key in ("lines_params", "lines_facts"))
+    train = LensSource(data, "train", LensData(size=96), sure=0.7)
+    assert "lines_params" not in train.sample(0, np.random.default_rng(0))
 
 
 def test_samples_are_functions_of_the_generator_alone(dataset: DatasetManifest) -> None:

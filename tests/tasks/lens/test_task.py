@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from lensfiles import SMALL, photograph
@@ -17,6 +18,7 @@ from mlkit.errors import DataError
 from mlkit.presets import resolve_preset
 from mlkit.tasks.lens.dataset import build_dataset
 from mlkit.tasks.lens.geometry import IDENTITY, NAMES, identity_grid, profile_grid
+from mlkit.tasks.lens.inputs import said_by_lines
 from mlkit.tasks.lens.scores import bends, map_scores, picture_scores
 from mlkit.tasks.lens.settings import LensBuild
 from mlkit.tasks.lens.task import LensTask
@@ -179,5 +181,16 @@ def test_the_users_photographs_have_panels_of_the_map(dataset: DatasetManifest, 
     assert torch.isnan(scores["psnr"]).all() and float(scores["det_min"][0]) == pytest.approx(1.0, abs=1e-4)
     titles = [panel.title for panel in one.panels(made, given, 0)]
     assert titles == ["Distorted", "Parameters alone", "Parameters and flow", "Flow", "Jacobian"]
+    hearing = task("lens_tiny")
+    heard = hearing.images_source(dataset, [tmp_path / "mine.png"]).sample(0, np.random.default_rng(0))
+    with Image.open(tmp_path / "mine.png") as whole:
+        said = said_by_lines(np.asarray(whole), heard["frame"], 0.7)
+    assert all(torch.equal(heard[key], said[key]) for key in ("lines_params", "lines_facts"))
+    net, given = hearing.build_model().eval(), stack([heard])
+    assert net.parametric.gate is not None  # type: ignore[union-attr]
+    with torch.no_grad():
+        net.parametric.gate.bias.fill_(9.0)  # type: ignore[union-attr, operator]
+        given["lines_params"][0, 0] = -0.1  # what it hears is what the sample says
+        assert float(hearing.predict(net, given)["params"][0, 0]) == pytest.approx(-0.1, abs=1e-4)
     with pytest.raises(DataError, match="upscale 2 is of no use here"):
         one.images_source(dataset, [tmp_path / "mine.png"], upscale=2)

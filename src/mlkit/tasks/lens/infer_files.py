@@ -12,16 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from mlkit.errors import DataError
+from mlkit.errors import DataError, counted
 from mlkit.imaging.alpha import unweighted_by_alpha, weighted_by_alpha
-from mlkit.imaging.grids import Panel, comparison_grid, image_to_u8, write_png
+from mlkit.imaging.grids import Panel, comparison_grid, write_png
 from mlkit.imaging.images import Image, open_image
 from mlkit.imaging.writing import writing
 from mlkit.metrics.geometry import jacobian
 from mlkit.tasks.lens.corrector import Correction, Corrector, corrected_rows
 from mlkit.tasks.lens.geometry import identity_grid
 from mlkit.tasks.lens.infer_inputs import Job, Options
-from mlkit.tasks.lens.pictures import flow_colors, flow_wheel, jacobian_picture, jacobian_scale
+from mlkit.tasks.lens.inputs import as_levels, curves_of
+from mlkit.tasks.lens.pictures import flow_colors, flow_wheel, jacobian_picture, jacobian_scale, with_curves
 from mlkit.tasks.lens.safety import Verdict
 
 Floats = NDArray[np.float32]
@@ -31,6 +32,7 @@ SMALLEST_PX = 32
 GAIN = 8  # of differences
 _WHOLE_PX = 640
 _SHOWN_ABOVE = 1e-4
+_STRAIGHT, _BENT = 3e-4, 3e-3  # bends of curves that are drawn green and red, in half-diagonals
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,8 @@ def _untold(name: str, sure: float, asked: float) -> list[str]:
     if sure == 0:
         return [f"{name}: no lines were found that could tell the lens"]
     return [
-        f"{name}: its lines do not tell the lens ({sure:.0%} sure, {asked:.0%} is asked for) and are not followed; "
-        f"--sure {math.floor(100 * sure) / 100:g} follows them all the same"
+        f"{name}: its lines do not tell the lens ({100 * sure:.0f} % sure, {100 * asked:.0f} % is asked for) and are "
+        f"not followed; --sure {math.floor(100 * sure) / 100:g} follows them all the same"
     ]
 
 
@@ -160,7 +162,7 @@ def _moves(correction: Correction, height: int, width: int) -> NDArray[np.float6
 
 
 def _draw(job: Job, before: Floats, after: Floats, correction: Correction, result: FileResult) -> None:
-    """Write before, after, |difference|, the flow as a colour wheel, and the Jacobian."""
+    """Write before, the lines heard, after, |difference|, the flow as a colour wheel, and the Jacobian."""
     height, width = before.shape[:2]
     moved = _moves(correction, height, width)
     largest = float(np.hypot(moved[..., 0], moved[..., 1]).max())
@@ -173,8 +175,14 @@ def _draw(job: Job, before: Floats, after: Floats, correction: Correction, resul
     corner[:] = np.where((wheel < 1).any(axis=2, keepdims=True), wheel, corner)
     shown = [_whole(picture, _WHOLE_PX) for picture in (before, after)]
     difference = np.clip(np.abs(shown[1] - shown[0]) * GAIN, 0, 1).astype(np.float32)
+    heard = []
+    if result.sure is not None:
+        curves = curves_of(as_levels(before), correction.frame[0])
+        drawn = with_curves(shown[0], curves, correction.frame[0], _STRAIGHT, _BENT)
+        heard = [Panel("lines", drawn, f"{counted(len(curves), 'curve')}: green become straight, red stay bent")]
     panels = [
         Panel("before", shown[0]),
+        *heard,
         Panel("after", shown[1], str(result.verdict.level)),
         Panel(f"|difference| x{GAIN}", difference),
         Panel("flow", flow, f"up to {result.largest_px:.1f} px"),
@@ -182,6 +190,7 @@ def _draw(job: Job, before: Floats, after: Floats, correction: Correction, resul
     ]
     about = "  ".join(f"{name} {value:+.4f}" for name, value in result.params.items() if name != "scale")
     footer = f"{about}  scale {result.params['scale']:.4f}" + (f"  zoom {result.zoom:.3f}" if result.zoom > 1 else "")
+    footer += "" if result.sure is None else f"  {100 * result.sure:.0f} % sure"
     assert job.grid is not None
     write_png(job.grid, comparison_grid([panels], heading=job.path.name, footer=footer))
 
@@ -189,6 +198,6 @@ def _draw(job: Job, before: Floats, after: Floats, correction: Correction, resul
 def _whole(pixels: Floats, longest: int) -> Floats:
     """Return the picture as RGB, reduced by means over squares to about `longest` px."""
     factor = max(1, -(-max(pixels.shape[:2]) // longest))
-    levels = image_to_u8(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    levels = as_levels(pixels)
     small = levels if factor == 1 else np.asarray(Pillow.fromarray(levels).reduce(factor))
     return small.astype(np.float32) / np.float32(255)

@@ -42,7 +42,10 @@ def infer(
         ),
     ] = None,
     grid: Annotated[
-        bool, typer.Option("--grid", help="Also draw before, after, their difference, the flow and the Jacobian.")
+        bool,
+        typer.Option(
+            "--grid", help="Also draw before, the lines heard, after, their difference, the flow and the Jacobian."
+        ),
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Apply maps that are unsafe, such as ones that fold over.")
@@ -114,7 +117,7 @@ def infer(
 def _tell(job: Job, result: FileResult) -> None:
     from mlkit.commands.display import duration
 
-    sure = "" if result.sure is None else f", {result.sure:.0%} sure"
+    sure = "" if result.sure is None else f", {100 * result.sure:.0f} % sure"
     typer.echo(f"{job.image}: {result.width} x {result.height} px, moved by up to {result.largest_px:.1f} px{sure}")
     typer.echo(f"{job.path.name}: {duration(result.seconds)} ({result.mp_per_s:.2f} MP/s)")
     if job.grid is not None:

@@ -12,12 +12,18 @@ if TYPE_CHECKING:
 
 LINES_PX = 640  # longer side of what lines are found in: of larger pictures they tell no more
 
+_ROWS = 256
+
 Levels = NDArray[np.uint8]
 
 
 def as_levels(pixels: NDArray[np.float32]) -> Levels:
     """Return a picture [H, W, 1 or 3] in [0, 1] as 8-bit RGB [H, W, 3]."""
-    levels = np.rint(np.clip(pixels, 0, 1) * np.float32(255)).astype(np.uint8)
+    levels: Levels = np.empty_like(pixels, dtype=np.uint8)
+    for top in range(0, len(pixels), _ROWS):  # of a large picture, whole copies would take gigabytes
+        rows = np.clip(pixels[top : top + _ROWS], 0, 1)
+        rows *= 255
+        levels[top : top + _ROWS] = np.rint(rows, out=rows)
     return np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels
 
 
@@ -36,10 +42,21 @@ def said_by_lines(levels: Levels, frame: Tensor, sure: float) -> dict[str, Tenso
     """
     from mlkit.tasks.lens.lines import lens_of_lines
 
+    params, facts = lens_of_lines(_for_lines(levels), frame[None], sure)
+    return {"lines_params": params[0], "lines_facts": facts[0]}
+
+
+def curves_of(levels: Levels, frame: Tensor) -> list[tuple[Tensor, float]]:
+    """Return the curves that `said_by_lines` hears in a picture; of `heard_curves`."""
+    from mlkit.tasks.lens.lines import heard_curves
+
+    return heard_curves(_for_lines(levels), frame[None])
+
+
+def _for_lines(levels: Levels) -> Tensor:
     share = min(1.0, LINES_PX / max(levels.shape[:2]))
     height, width = (max(1, round(side * share)) for side in levels.shape[:2])
-    params, facts = lens_of_lines(_resized(levels, height, width)[None], frame[None], sure)
-    return {"lines_params": params[0], "lines_facts": facts[0]}
+    return _resized(levels, height, width)[None]
 
 
 def _resized(levels: Levels, height: int, width: int) -> Tensor:

@@ -9,13 +9,23 @@ Everything is in isotropic coordinates (geometry.py). B pictures, P edge points,
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mlkit.tasks.lens.geometry import IDENTITY
-from mlkit.tasks.lens.plumb import NUM_SHAPES, forward_parameters, found_lens, moments, straightness_weight, undone
+from mlkit.tasks.lens.plumb import (
+    NUM_SHAPES,
+    Found,
+    forward_parameters,
+    found_lens,
+    moments,
+    straightness_weight,
+    undone,
+)
 
 NUM_FACTS = 2 * NUM_SHAPES + 7
 SURE = -1  # place among the facts of how sure the answer is, 0 to 1
@@ -48,19 +58,37 @@ def lens_of_lines(image: Tensor, frame: Tensor, sure: float) -> tuple[Tensor, Te
         frame: [B, 2].
         sure: how likely it must be that following the lines comes nearer to the truth than doing nothing, 0 to 1.
     """
+    pairs = zip(_all_heard(image, frame), frame.detach().float().cpu(), strict=True)
+    params, facts = zip(*(_told(heard, one, sure) for (_, heard), one in pairs), strict=True)
+    return torch.stack(params).to(image.device), torch.stack(facts).to(image.device)
+
+
+@torch.no_grad()
+def heard_curves(image: Tensor, frame: Tensor) -> list[tuple[Tensor, float]]:
+    """Return the curves of one picture that lines are heard in: places of each [n, 2], and how bent it stays once the
+    lens is undone, in half-diagonals.
+
+    Args:
+        image: [1, 3, H, W] in [0, 1].
+        frame: [1, 2].
+    """
+    ((place, heard),) = _all_heard(image, frame)
+    if heard is None:
+        return []
+    return [(place[one], rms) for one, rms in zip(heard.member, heard.found.rms.tolist(), strict=True)]
+
+
+def _all_heard(image: Tensor, frame: Tensor) -> Iterator[tuple[Tensor, _Heard | None]]:
+    """Yield the edge points [P, 2] of each picture, and what they tell."""
     pictures, frames = image.detach().float().cpu(), frame.detach().float().cpu()
-    params, facts = [], []
+    side = math.sqrt(image.shape[-2] * image.shape[-1])
     with torch.autocast("cpu", enabled=False):  # a hundredth of a pixel is less than bf16 knows
-        side = math.sqrt(image.shape[-2] * image.shape[-1])
         place, along, strength = edge_points(pictures, frames, round(_POINTS_PER_PX * side))
         for number in range(len(pictures)):
             pixel = 2 * float(frames[number].prod().sqrt()) / side
             real = slice(int((strength[number] > 0).sum()))  # the strongest come first
             points = place[number, real], along[number, real], strength[number, real]
-            fit, told = _said(*points, frames[number], pixel, sure)
-            params.append(fit)
-            facts.append(told)
-    return torch.stack(params).to(image.device), torch.stack(facts).to(image.device)
+            yield points[0], _heard(*points, frames[number], pixel)
 
 
 def edge_points(image: Tensor, frame: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -183,14 +211,23 @@ def _parabolas(s: Tensor, d: Tensor, weight: Tensor, window: float) -> Tensor:
     return made
 
 
-def _said(
-    place: Tensor, along: Tensor, strength: Tensor, frame: Tensor, pixel: float, sure: float
-) -> tuple[Tensor, Tensor]:
-    """Return the parameters [8] that one picture's edge points ask for, and what speaks for them."""
-    sizes = None
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """The curves of one picture and the lens that they tell: member bool [S, P], length, weight and count [S]."""
+
+    found: Found
+    member: Tensor
+    length: Tensor
+    weight: Tensor
+    count: Tensor
+
+
+def _heard(place: Tensor, along: Tensor, strength: Tensor, frame: Tensor, pixel: float) -> _Heard | None:
+    """Return what edge points of one picture tell; None where there are no curves."""
+    heard = None
     for tolerance in (_TOLERANCE, _TOLERANCE_UNDONE):
         # the second time curves grow where the first answer has undone the lens, and must be nearly straight
-        seen = (place, along) if sizes is None else _undone(place, along, sizes)
+        seen = (place, along) if heard is None else _undone(place, along, heard.found.sizes)
         member, length = curves(*seen, strength, frame, tolerance=tolerance)
         used = (length > _SHORTEST) & (member.sum(dim=1) >= _FEWEST)
         if not used.any():
@@ -198,21 +235,26 @@ def _said(
         member, length = member[used], length[used]
         moment, count = moments(place, member)
         weight = straightness_weight(length, count, member.sum(dim=1))
-        found = found_lens(moment, count, weight, frame, pixel)
-        sizes = found.sizes
-    if sizes is None:
+        heard = _Heard(found_lens(moment, count, weight, frame, pixel), member, length, weight, count)
+    return heard
+
+
+def _told(heard: _Heard | None, frame: Tensor, sure: float) -> tuple[Tensor, Tensor]:
+    """Return the parameters [8] that one picture's curves ask for, and what speaks for them."""
+    if heard is None:
         return torch.tensor(IDENTITY), torch.zeros(NUM_FACTS)
+    found = heard.found
     more = (
         found.bend,
-        torch.log1p(weight.sum()) / 4,
-        torch.log1p(count.new_tensor(len(member))) / 4,
-        length.double().mean(),
-        length.double().max(),
+        torch.log1p(heard.weight.sum()) / 4,
+        torch.log1p(heard.count.new_tensor(len(heard.member))) / 4,
+        heard.length.double().mean(),
+        heard.length.double().max(),
         found.rms.median() * 1000,
         found.sure,
     )
-    facts = torch.cat((sizes, 1.0 - found.spread, torch.stack(more))).clamp(-10, 10).float()
-    params = torch.tensor(IDENTITY) if float(found.sure) < sure else forward_parameters(sizes, frame).float()
+    facts = torch.cat((found.sizes, 1.0 - found.spread, torch.stack(more))).clamp(-10, 10).float()
+    params = torch.tensor(IDENTITY) if float(found.sure) < sure else forward_parameters(found.sizes, frame).float()
     return params, facts
 
 

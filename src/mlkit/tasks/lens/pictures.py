@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -21,6 +24,28 @@ def unsqueezed(image: Tensor, frame: Tensor) -> Floats:
     shaped = F.interpolate(image[None].float(), size=size, mode="bicubic", align_corners=False, antialias=True)[0]
     picture: Floats = shaped.clamp(0, 1).permute(1, 2, 0).cpu().numpy()
     return picture
+
+
+def with_curves(
+    picture: Floats, curves: Sequence[tuple[Tensor, float]], frame: Tensor, straight: float, bent: float
+) -> Floats:
+    """Return a picture in dark grey with curves on it: green where they become straight, red where they stay bent.
+
+    Args:
+        picture: [H, W, 3] in [0, 1].
+        curves: of `heard_curves`.
+        frame: [2].
+        straight, bent: half-diagonals of a bend that is wholly green, and wholly red.
+    """
+    height, width = picture.shape[:2]
+    grey = picture.mean(axis=2, keepdims=True) * np.float32(0.5)
+    shown: Floats = np.repeat(grey, 3, axis=2)
+    for places, rms in sorted(curves, key=lambda curve: -curve[1]):
+        at = ((places / frame + 1) / 2 * places.new_tensor([width, height])).long().numpy()
+        share = min(1.0, max(0.0, math.log(max(rms, 1e-9) / straight) / math.log(bent / straight)))
+        color = np.array([min(1.0, 2 * share), min(1.0, 2 - 2 * share), 0.2], np.float32)
+        shown[at[:, 1].clip(0, height - 1), at[:, 0].clip(0, width - 1)] = color
+    return shown
 
 
 def flow_colors(flow: NDArray[np.floating], largest: float) -> Floats:
