@@ -270,8 +270,8 @@ def _followed(rows: Sequence[Row], of: str, ways: Sequence[str]) -> list[Figure]
     after = np.mean([column(rows, way, of, "epe_px") for way in ways], axis=0)
     worse = after > before + _HARM_PX
     figures = [
-        Figure(f"{of}, lines followed", f"{heard.mean():.0%} of {len(one)} pictures"),
-        Figure(f"{of}, made worse by more than {_HARM_PX} px", f"{worse.mean():.0%} of {len(one)} pictures"),
+        Figure(f"{of}, lines followed", f"{heard.mean():.0%} of {len(one)} pictures", ""),
+        Figure(f"{of}, made worse by more than {_HARM_PX} px", f"{worse.mean():.0%} of {len(one)} pictures", ""),
     ]
     if heard.any():
         words = f"{before[heard].mean():.2f} to {after[heard].mean():.2f}"

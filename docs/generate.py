@@ -62,6 +62,8 @@ def pages() -> dict[Path, str]:
     made[demosaic] = filled(demosaic, blocks)
     lens = DOCS / "tasks" / "lens.md"
     made[lens] = filled(lens, {"lens presets": presets_block("lens"), "lens results": lens_results_block()})
+    lines = DOCS / "experiments" / "lens" / "README.md"
+    made[lines] = filled(lines, lens_lines())
     lens_card = ROOT / "src" / "mlkit" / "tasks" / "lens" / "embedded" / "README.md"
     made[lens_card] = filled(lens_card, {"lens card": lens_card_block()})
     questions = DOCS / "experiments" / "demosaic" / "README.md"
@@ -568,6 +570,38 @@ def lens_card_block() -> str:
     found = json.loads(path.read_text(encoding="utf-8"))["figures"]
     rows = [(name, _figure(one), _goal(one)) for name, one in found.items() if name.startswith(LENS_CARD)]
     return "\n".join(table(("figure", "value", "goal"), rows))
+
+
+def lens_lines() -> dict[str, str]:
+    """Return the tables of docs/experiments/lens/run.py: by the size of the picture, and by how sure lines are."""
+    path = DOCS / "experiments" / "lens" / "results.json"
+    if not path.is_file():
+        return {"lens sides": "Not measured yet.", "lens sure": "Not measured yet."}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    kinds = ("photographs", "scenes")
+
+    def cells(some: Mapping[str, Mapping[str, float]]) -> list[str]:
+        return [f"{some[of]['epe']:.2f}, {some[of]['psnr']:.2f} dB" for of in kinds]
+
+    any_ways = found["asked"]["0.0"]
+    none = [f"{any_ways[of]['epe_without']:.2f}, {any_ways[of]['psnr_without']:.2f} dB" for of in kinds]
+    counts = [f"{of} ({any_ways[of]['pictures']})" for of in kinds]
+    sides = [("nothing is corrected", *none, *none)]
+    sides += [(f"{side} px", *cells(ways["all"]), *cells(ways["sure"])) for side, ways in found["sides"].items()]
+    sure = []
+    for asked, some in found["asked"].items():
+        shares = [f"{some[of]['followed']:.0%}, {some[of]['worse']:.0%}" for of in kinds]
+        sure.append((asked, *cells(some), *shares))
+    head = ("lines found at", *(f"{one}, always followed" for one in counts), *(f"{one}, where sure" for one in kinds))
+    measured = (
+        f"Mean EPE in px at 1000 px width, and PSNR. Measured: `{found['command']}`, commit `{found['commit']}`, "
+        f"{found['date']}, {found['machine']}."
+    )
+    sure_head = ("sure from", *counts, *(f"{one}: followed, made worse" for one in kinds))
+    return {
+        "lens sides": "\n".join([*table(head, sides), "", measured]),
+        "lens sure": "\n".join(table(sure_head, sure)),
+    }
 
 
 def demosaic_card_block() -> str:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize
 
 from mlkit.metrics.geometry import end_point_error, scaled_error
 from mlkit.tasks.lens.geometry import (
@@ -29,6 +29,7 @@ from mlkit.tasks.lens.plumb import (
     moments,
     straightness_weight,
     undone,
+    within,
 )
 from mlkit.tasks.lens.settings import LensModel
 
@@ -146,6 +147,31 @@ def test_forward_parameters_are_the_inverse(sizes: tuple[float, ...]) -> None:
     world = torch.tensor([[undone_radius(r, sizes) * scale, 0.0] for r in radius], dtype=torch.float64)
     seen = distorted_points(params[None], world[None])[0, :, 0]
     assert float((seen - torch.from_numpy(radius)).abs().max()) * 601 < 0.15  # px at 1000 px width
+
+
+def test_parameters_beyond_their_range_are_fitted_again_and_move_places_alike() -> None:
+    """Beside SciPy's bounded minimum of the same distance."""
+    params = torch.tensor([0.14, -0.245, 0.209, 0, 0, 0, 0, 1.028], dtype=torch.float64)
+    most = torch.tensor([0.6, 0.3, 0.15], dtype=torch.float64)
+    radius = torch.linspace(0.02, 1.0, 50, dtype=torch.float64)
+
+    def moved(some: torch.Tensor) -> np.ndarray:
+        places = torch.stack((radius, 0 * radius), dim=-1)
+        return distorted_points(some[None], places[None])[0, :, 0].numpy()
+
+    def distance(values: np.ndarray) -> float:
+        some = torch.tensor([*values[:3], 0, 0, 0, 0, values[3]], dtype=torch.float64)
+        return float((radius.numpy() * (moved(some) - moved(params)) ** 2).sum() * 1e6)
+
+    made = within(params, most)
+    assert bool((made[:3].abs() <= most * (1 + 1e-6)).all())
+    best = minimize(distance, [0, 0, 0, 1], bounds=[*((-size, size) for size in most.tolist()), (0.9, 1.2)], tol=1e-12)
+    assert distance(made[[0, 1, 2, 7]].numpy()) < 1.2 * best.fun + 0.01
+    clipped = params.clone()
+    clipped[2] = 0.15
+    assert distance(made[[0, 1, 2, 7]].numpy()) < 0.05 * distance(clipped[[0, 1, 2, 7]].numpy())
+    inside = torch.tensor([-0.1, 0.02, 0, 0, 0, 0, 0, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(within(inside, most), inside, atol=5e-3, rtol=0)  # a fit that prefers small k
 
 
 def test_edge_points_lie_on_the_edge_to_a_twentieth_of_a_pixel() -> None:

@@ -15,6 +15,7 @@ from mlkit.tasks.lens.backbones import ResNetBackbone, TinyBackbone, load_imagen
 from mlkit.tasks.lens.geometry import IDENTITY, NAMES, parametric_grid, upsample_flow
 from mlkit.tasks.lens.geometry import fuse as fused
 from mlkit.tasks.lens.lines import NUM_FACTS, SURE, lens_of_lines
+from mlkit.tasks.lens.plumb import within
 from mlkit.tasks.lens.settings import LensModel
 
 log = logging.getLogger(__name__)
@@ -77,9 +78,9 @@ class ParametricHead(nn.Module):
             lines: of `lens_of_lines`.
         """
         x = with_coordinates(features, frame)
-        said = F.silu(self.features(x)).flatten(2)
+        told = F.silu(self.features(x)).flatten(2)
         weights = self.weights(x).flatten(2).float().softmax(dim=-1)
-        groups = said.reshape(len(said), _VOTES, -1, said.shape[-1]).float()
+        groups = told.reshape(len(told), _VOTES, -1, told.shape[-1]).float()
         with torch.autocast(features.device.type, enabled=False):
             pooled = torch.einsum("bgcn,bgn->bgc", groups, weights).flatten(1)
             if lines is not None:
@@ -87,12 +88,22 @@ class ParametricHead(nn.Module):
             known = F.silu(self.mix(pooled))
             raw = self.last(known)
             if self.gate is not None and lines is not None:
-                said_raw = torch.atanh(((lines[0] - self.middles) / self.halves).clamp(-_WITHIN, _WITHIN))
+                said = self._within(lines[0])
+                said_raw = torch.atanh(((said - self.middles) / self.halves).clamp(-_WITHIN, _WITHIN))
                 none = torch.atanh((self.middles.new_tensor(IDENTITY) - self.middles) / self.halves)
                 followed = torch.tanh(_GATE * self.gate(known))
                 raw = none + (1.0 - followed) * (raw - none) + followed * (said_raw - none)
             place = torch.tanh(raw)
             return self.middles + self.halves * place, place
+
+    def _within(self, said: Tensor) -> Tensor:
+        """Return what lines say, fitted again where a radial parameter is out of its range: cut, it would bend."""
+        most = _WITHIN * self.halves[:3]
+        beyond = (said[:, :3].abs() > most).any(dim=1)
+        if not beyond.any():
+            return said
+        fitted = [within(one.cpu(), most.cpu()).to(said) if out else one for one, out in zip(said, beyond, strict=True)]
+        return torch.stack(fitted)
 
 
 class ResidualHead(nn.Module):

@@ -20,13 +20,14 @@ Everything is in isotropic coordinates (geometry.py). P edge points, S curves, J
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from mlkit.tasks.lens.geometry import IDENTITY, NAMES
+from mlkit.tasks.lens.geometry import IDENTITY, NAMES, distorted_points
 
 # What r^1 .. r^4 a place moves by, as a share of its r, when real lenses are undone: principal shapes but for scale, in
 # standard deviations, over the lenses of lensfun's data base that `dataset build lens` trains on by default.
@@ -215,15 +216,46 @@ def forward_parameters(sizes: Tensor, frame: Tensor) -> Tensor:
     def share(radius: Tensor) -> Tensor:
         return 1.0 + torch.stack([radius**power for power in range(1, 5)], dim=-1) @ terms
 
-    undone = distorted * share(distorted) / share(frame.double().min())
-    # distorted / undone is linear in 1 / scale, k1 / scale^3, ...; areas grow with r
+    return _fitted(distorted * share(distorted) / share(frame.double().min()), distorted)
+
+
+def within(params: Tensor, most: Tensor) -> Tensor:
+    """Return lens parameters [8] whose k1 to k3 are at most `most` [3] in size, and which move places as nearly as can
+    be as the given ones do; radial ones alone."""
+    radius = torch.linspace(1.0 / _RADII, 1.0, _RADII, dtype=torch.float64)
+    places = torch.stack((radius, torch.zeros_like(radius)), dim=-1)
+    moved = distorted_points(params.double()[None], places[None])[0, :, 0]
+    fixed: dict[int, float] = {}
+    while True:
+        made = _fitted(radius, moved, fixed)
+        beyond = made[:3].abs() / most.double()
+        if float(beyond.max()) <= 1.0 + 1e-6:
+            return made
+        place = int(beyond.argmax())
+        fixed[place] = math.copysign(float(most[place]), float(made[place]))
+
+
+def _fitted(undone: Tensor, distorted: Tensor, fixed: Mapping[int, float] | None = None) -> Tensor:
+    """Return the lens parameters [8] that distort radii best, by least squares; areas grow with r.
+
+    Args:
+        undone, distorted: radii in half-diagonals, [R].
+        fixed: values of some of k1, k2, k3, by place.
+    """
+    # distorted / undone is linear in 1 / scale, k1 / scale^3, ...
     powers = torch.stack([undone**power for power in (0, 2, 4, 6)], dim=-1) * undone[:, None]
-    ridge = 1e-3 * torch.diag(sizes.new_tensor([0.0, 0.01, 0.03, 0.1]))
-    weight = distorted[:, None]
-    normal = powers.T @ (weight * powers) + ridge
-    found = torch.linalg.solve(normal, powers.T @ (weight[:, 0] * distorted))
-    scale = 1.0 / found[0]
-    params = sizes.new_tensor(IDENTITY)
-    params[:3] = torch.stack([found[place] * scale ** (2 * place + 1) for place in (1, 2, 3)])
+    ridge = torch.tensor([0.0, 1e-5, 3e-5, 1e-4], dtype=torch.float64)
+    fixed, scale = fixed or {}, 1.0
+    for _ in range(4 if fixed else 1):  # what is fixed depends on the scale a little
+        held = powers.new_zeros(4)
+        for place, value in fixed.items():
+            held[place + 1] = value / scale ** (2 * place + 3)
+        free = [column for column in range(4) if column - 1 not in fixed]
+        some = powers[:, free]
+        normal = some.T @ (distorted[:, None] * some) + torch.diag(ridge[free])
+        held[free] = torch.linalg.solve(normal, some.T @ (distorted * (distorted - powers @ held)))
+        scale = float(1.0 / held[0])
+    params = powers.new_tensor(IDENTITY)
+    params[:3] = torch.stack([held[place] * scale ** (2 * place + 1) for place in (1, 2, 3)])
     params[NAMES.index("scale")] = scale
     return params
