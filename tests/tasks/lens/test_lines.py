@@ -244,5 +244,12 @@ def test_a_network_that_hears_lines_begins_with_no_change_and_learns_to_follow_t
     assert net.parametric.gate is not None and net.parametric.gate.bias.grad is not None
     assert float(net.parametric.gate.bias.grad.abs().min()) > 0
     assert net(image, FRAME[None])["flow"].shape == (1, 2, 16, 16)
+    with torch.no_grad():
+        hybrid = build_net(LensModel(channels=8, head_channels=16, lines=True, reduce=2, stage="hybrid"))
+        hybrid.residual.last.bias.fill_(0.5)  # type: ignore[union-attr]
+        params, facts = lens_of_lines(image, FRAME[None], SURE)
+        both = torch.cat((params, torch.tensor([IDENTITY]))), torch.cat((facts, facts))
+        flow = hybrid(image.expand(2, -1, -1, -1), FRAME.expand(2, -1), both)["flow"]
+    assert float(flow[0].abs().min()) > 0 and not flow[1].any()  # none where lines are not followed
     handed = net(image, FRAME[None], lens_of_lines(image, FRAME[None], SURE))
     assert torch.equal(handed["params"], net(image, FRAME[None])["params"])

@@ -131,7 +131,8 @@ class ResidualHead(nn.Module):
 class LensNet(nn.Module):
     """Backbone and both heads; in stage `param_only` the residual head is there, untrained, and does nothing.
 
-    So every stage's weights have the same names and shapes, and the next stage begins from them.
+    So every stage's weights have the same names and shapes, and the next stage begins from them. With `lines` there is
+    a residual flow only in pictures whose lines are followed.
     """
 
     def __init__(self, settings: LensModel) -> None:
@@ -170,6 +171,8 @@ class LensNet(nn.Module):
             flow = params.new_zeros((len(image), 2, *fine.shape[-2:]))
         else:
             flow = self.residual(fine, coarse, frame)
+            if lines is not None:  # what tells no lens tells no rest of it either
+                flow = flow * (lines[0] != lines[0].new_tensor(IDENTITY)).any(dim=1).to(flow)[:, None, None, None]
         sure = {} if lines is None else {"sure": lines[1][:, SURE]}
         return {"params": params, "place": place, "flow": flow, **sure}
 
