@@ -146,7 +146,7 @@ def scored(ways: Mapping[str, tuple[Way, int]], data: DatasetManifest, batch_siz
 
 
 def with_own_lens(batch: Batch, is_scene: Tensor) -> Tensor:
-    """Return the map that undoes the profile and the lens that a photograph was taken with, [B, S, S, 2].
+    """Return the map that undoes the profile and the bend of a photograph itself, [B, S, S, 2].
 
     The latter is what lines surely say of the picture before it is distorted; scenes have none.
     """
@@ -281,7 +281,7 @@ def _followed(rows: Sequence[Row], of: str, ways: Sequence[str]) -> list[Figure]
                 np.mean([column(rows, way, of, "epe_own_px") for way in some], axis=0)[heard].mean()
                 for some in ([NONE], ways)
             )
-            name = f"{of}, where lines are followed, EPE with the photograph's own lens before to after"
+            name = f"{of}, where lines are followed, EPE with what bends the photograph itself before to after"
             figures.append(Figure(name, f"{was:.2f} to {made:.2f}", "px"))
     return figures
 

@@ -11,8 +11,8 @@ true profile, which is the bound: its PSNR is what interpolating twice leaves; t
 which is all that a picture can tell (of a lens on a camera with a smaller frame the scale is another, and no straight
 line shows it: "own frame" leaves those out); and straight lines without a network. Lines are found as `mlkit infer`
 finds them, in each picture at its own shape and size; "followed" counts those where they tell the lens surely enough.
-A photograph was itself taken through a lens, which the true map does not hold; "with own" takes for the truth both, the
-profile and what lines surely say of the photograph before it is distorted.
+A photograph was itself taken through a lens, and may show things that are bent, which the true map does not hold; "with
+own" takes for the truth both, the profile and what lines surely say of the photograph before it is distorted.
 
 A checkpoint is NAME=FOLDER; several folders of one name by commas are seeds, and its interval is over them. Stages are
 compared in the order in which they are given.
