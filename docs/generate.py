@@ -530,7 +530,7 @@ def demosaic_results_block() -> str:
     return "\n".join([*table(head, rows), "", *_figures(found)])
 
 
-LENS_CARD = ("no correction,", "last stage", "chessboards,")
+LENS_CARD = ("no correction,", "last stage", "photographs,", "scenes,", "chessboards,")
 LENS_IN_TABLE = ("photographs, EPE", "scenes, EPE", "scenes, own frame, EPE", "EPE but for scale", ", PSNR")
 
 

@@ -109,6 +109,7 @@ class TinyBackbone(nn.Module):
                         nn.Conv2d(given + NUM_COORDINATES, width, kernel, stride=2, padding=kernel // 2),
                         _Residual(width),
                         _Residual(width),
+                        nn.GroupNorm(width // 8, width),  # sums of blocks grow in training, into the hundreds
                     )
                 )
             )
