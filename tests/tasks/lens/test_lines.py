@@ -251,5 +251,10 @@ def test_a_network_that_hears_lines_begins_with_no_change_and_learns_to_follow_t
         both = torch.cat((params, torch.tensor([IDENTITY]))), torch.cat((facts, facts))
         flow = hybrid(image.expand(2, -1, -1, -1), FRAME.expand(2, -1), both)["flow"]
     assert float(flow[0].abs().min()) > 0 and not flow[1].any()  # none where lines are not followed
+    nothing = torch.tensor([IDENTITY] * 5), facts.expand(5, -1)
+    silent = build_net(LensModel(channels=8, head_channels=16, lines=True, reduce=2))
+    silent(image.expand(5, -1, -1, -1), FRAME.expand(5, -1), nothing)["params"][:, 0].sum().backward()
+    assert silent.parametric.gate is not None and silent.parametric.gate.bias.grad is not None
+    assert not silent.parametric.gate.bias.grad.any() and not silent.parametric.gate.weight.grad.any()  # exactly
     handed = net(image, FRAME[None], lens_of_lines(image, FRAME[None], SURE))
     assert torch.equal(handed["params"], net(image, FRAME[None])["params"])

@@ -33,6 +33,11 @@ def bounds(settings: LensModel) -> tuple[tuple[float, float], ...]:
     return (*radial, tangential, tangential, centre, centre, settings.scale_range)
 
 
+def tells(params: Tensor) -> Tensor:
+    """Return 1 for each row of parameters [B, 8] that lines ask for and 0 where they tell no lens, [B, 1]."""
+    return (params != params.new_tensor(IDENTITY)).any(dim=1, keepdim=True).to(params)
+
+
 class ParametricHead(nn.Module):
     """Lens parameters within their bounds: middle + half range * tanh(raw), nothing clamped, so gradients go on.
 
@@ -92,7 +97,9 @@ class ParametricHead(nn.Module):
                 said_raw = torch.atanh(((said - self.middles) / self.halves).clamp(-_WITHIN, _WITHIN))
                 none = torch.atanh((self.middles.new_tensor(IDENTITY) - self.middles) / self.halves)
                 followed = torch.tanh(_GATE * self.gate(known))
-                raw = none + (1.0 - followed) * (raw - none) + followed * (said_raw - none)
+                # exactly nothing where lines say nothing: of a rounding, an optimizer's first steps would make much
+                toward = (said_raw - none) * tells(lines[0])
+                raw = none + (1.0 - followed) * (raw - none) + followed * toward
             place = torch.tanh(raw)
             return self.middles + self.halves * place, place
 
@@ -172,7 +179,7 @@ class LensNet(nn.Module):
         else:
             flow = self.residual(fine, coarse, frame)
             if lines is not None:  # what tells no lens tells no rest of it either
-                flow = flow * (lines[0] != lines[0].new_tensor(IDENTITY)).any(dim=1).to(flow)[:, None, None, None]
+                flow = flow * tells(lines[0]).to(flow)[:, :, None, None]
         sure = {} if lines is None else {"sure": lines[1][:, SURE]}
         return {"params": params, "place": place, "flow": flow, **sure}
 
