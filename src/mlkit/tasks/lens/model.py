@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _VOTES = 8  # maps of weights by which places are averaged
 _GATE = 8.0  # so that a gate, which begins at 0, needs no large weights to open
-_WITHIN = 0.999  # of a parameter's range, to which what lines say is cut
+_WITHIN = 0.999  # of a parameter's range, in which what lines say must lie
 
 
 def bounds(settings: LensModel) -> tuple[tuple[float, float], ...]:
@@ -104,12 +104,12 @@ class ParametricHead(nn.Module):
             return self.middles + self.halves * place, place
 
     def _within(self, said: Tensor) -> Tensor:
-        """Return what lines say, fitted again where a radial parameter is out of its range: cut, it would bend."""
-        most = _WITHIN * self.halves[:3]
-        beyond = (said[:, :3].abs() > most).any(dim=1)
+        """Return what lines say, fitted again where a parameter is out of its range: cut, it would bend."""
+        low, high = (self.middles + sign * _WITHIN * self.halves for sign in (-1, 1))
+        beyond = ((said < low) | (said > high)).any(dim=1)
         if not beyond.any():
             return said
-        fitted = [within(one.cpu(), most.cpu()).to(said) if out else one for one, out in zip(said, beyond, strict=True)]
+        fitted = [within(one, low, high).to(said) if out else one for one, out in zip(said, beyond, strict=True)]
         return torch.stack(fitted)
 
 

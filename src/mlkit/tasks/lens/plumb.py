@@ -20,11 +20,12 @@ Everything is in isotropic coordinates (geometry.py). P edge points, S curves, J
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mlkit.tasks.lens.geometry import IDENTITY, NAMES, distorted_points
@@ -216,46 +217,42 @@ def forward_parameters(sizes: Tensor, frame: Tensor) -> Tensor:
     def share(radius: Tensor) -> Tensor:
         return 1.0 + torch.stack([radius**power for power in range(1, 5)], dim=-1) @ terms
 
-    return _fitted(distorted * share(distorted) / share(frame.double().min()), distorted)
+    undone = distorted * share(distorted) / share(frame.double().min())
+    # distorted / undone is linear in 1 / scale, k1 / scale^3, ...; areas grow with r
+    powers = torch.stack([undone**power for power in (0, 2, 4, 6)], dim=-1) * undone[:, None]
+    normal = powers.T @ (distorted[:, None] * powers) + torch.diag(powers.new_tensor([0.0, 1e-5, 3e-5, 1e-4]))
+    held = torch.linalg.solve(normal, powers.T @ (distorted * distorted))
+    scale = 1.0 / held[0]
+    return _radial(held[1:] * scale ** powers.new_tensor([3.0, 5.0, 7.0]), scale)
 
 
-def within(params: Tensor, most: Tensor) -> Tensor:
-    """Return lens parameters [8] whose k1 to k3 are at most `most` [3] in size, and which move places as nearly as can
-    be as the given ones do; radial ones alone."""
+def within(params: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return lens parameters [8] that move places as nearly as can be as the given ones do and lie from `low` to
+    `high` [8], by bounded least squares (Branch, Coleman and Li 1999); only k1, k2, k3 and the scale are looked at."""
+    from scipy.optimize import least_squares
+
+    index = [*range(3), NAMES.index("scale")]
     radius = torch.linspace(1.0 / _RADII, 1.0, _RADII, dtype=torch.float64)
     places = torch.stack((radius, torch.zeros_like(radius)), dim=-1)
-    moved = distorted_points(params.double()[None], places[None])[0, :, 0]
-    fixed: dict[int, float] = {}
-    while True:
-        made = _fitted(radius, moved, fixed)
-        beyond = made[:3].abs() / most.double()
-        if float(beyond.max()) <= 1.0 + 1e-6:
-            return made
-        place = int(beyond.argmax())
-        fixed[place] = math.copysign(float(most[place]), float(made[place]))
+
+    def moved(some: Tensor) -> Tensor:
+        return distorted_points(some[None], places[None])[0, :, 0]
+
+    wanted, least, most = (values.detach().cpu().double() for values in (params, low, high))
+    aim, area = moved(wanted), radius.sqrt()
+
+    def missed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        some = torch.from_numpy(values)
+        return np.asarray((area * (moved(_radial(some[:3], some[3])) - aim)).numpy())
+
+    start, *bounds = (values[index].numpy() for values in (wanted.clamp(least, most), least, most))
+    found = least_squares(missed, start, bounds=bounds, xtol=1e-10, ftol=1e-10)
+    values = torch.from_numpy(found.x)
+    return _radial(values[:3], values[3])
 
 
-def _fitted(undone: Tensor, distorted: Tensor, fixed: Mapping[int, float] | None = None) -> Tensor:
-    """Return the lens parameters [8] that distort radii best, by least squares; areas grow with r.
-
-    Args:
-        undone, distorted: radii in half-diagonals, [R].
-        fixed: values of some of k1, k2, k3, by place.
-    """
-    # distorted / undone is linear in 1 / scale, k1 / scale^3, ...
-    powers = torch.stack([undone**power for power in (0, 2, 4, 6)], dim=-1) * undone[:, None]
-    ridge = torch.tensor([0.0, 1e-5, 3e-5, 1e-4], dtype=torch.float64)
-    fixed, scale = fixed or {}, 1.0
-    for _ in range(4 if fixed else 1):  # what is fixed depends on the scale a little
-        held = powers.new_zeros(4)
-        for place, value in fixed.items():
-            held[place + 1] = value / scale ** (2 * place + 3)
-        free = [column for column in range(4) if column - 1 not in fixed]
-        some = powers[:, free]
-        normal = some.T @ (distorted[:, None] * some) + torch.diag(ridge[free])
-        held[free] = torch.linalg.solve(normal, some.T @ (distorted * (distorted - powers @ held)))
-        scale = float(1.0 / held[0])
-    params = powers.new_tensor(IDENTITY)
-    params[:3] = torch.stack([held[place] * scale ** (2 * place + 1) for place in (1, 2, 3)])
-    params[NAMES.index("scale")] = scale
+def _radial(radial: Tensor, scale: Tensor) -> Tensor:
+    """Return lens parameters [8] of k1, k2, k3 and a scale, all else none."""
+    params = radial.new_tensor(IDENTITY)
+    params[:3], params[NAMES.index("scale")] = radial, scale
     return params
