@@ -102,7 +102,7 @@ def codec_of_run(options: argparse.Namespace, work: Path, data: Path) -> Any:
         if not run.exists():
             mlkit(work, "train", "--preset", PRESET, "--data", str(data), "--name", "codec", *small)
     opened = open_model(resolve_run(str(run), work / "runs").chosen_checkpoint(), torch.device("cpu"), task_name="sar")
-    return codec_of(opened.net, opened.checkpoint, torch.device("cpu"))
+    return codec_of(opened.net, opened.checkpoint, opened.task.settings.model, torch.device("cpu"))
 
 
 def areas(data: Path) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:

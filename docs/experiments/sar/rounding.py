@@ -31,7 +31,7 @@ def codec(run: Path) -> Any:
 
     device = torch.device("cpu")
     opened = open_model(list(checkpoints(run))[-1], device, task_name="sar")  # the last: no score chose it
-    return codec_of(opened.net, opened.checkpoint, device)
+    return codec_of(opened.net, opened.checkpoint, opened.task.settings.model, device)
 
 
 def coded(one: Any, path: Path, bits_per_px: float | None = None) -> tuple[float, float]:

@@ -15,7 +15,7 @@ import torch
 from rasterio.transform import from_origin
 
 from mlkit.errors import DataError
-from mlkit.tasks.sar.codec import Codec, decode_scene, encode_scene, latent_of, open_coded, psnr_of
+from mlkit.tasks.sar.codec import Codec, codec_of, decode_scene, encode_scene, latent_of, open_coded, psnr_of
 from mlkit.tasks.sar.latents import CodedScene, read_coded, to_bytes, write_coded
 from mlkit.tasks.sar.model import build_autoencoder
 from mlkit.tasks.sar.readers import open_scenes
@@ -210,3 +210,24 @@ def test_no_step_is_finer_than_the_model_was_trained_for() -> None:
 
     found = _step_within(10**6, lambda units: 100, 512)  # every file fits
     assert found is not None and 512 <= found <= 514
+
+
+@pytest.mark.parametrize(
+    ("steps", "finest"),
+    [({"quantize_steps": (0.5, 4.0)}, 0.25), ({"quantize_steps": (0.01, 4.0)}, 1 / 32), ({}, 0.5)],
+)
+def test_half_the_finest_step_of_training_bounds_rates(tmp_path: Path, steps: dict[str, Any], finest: float) -> None:
+    """Of a checkpoint from before steps were settings the one step that there was."""
+    from mlkit.checkpoint import Checkpoint
+    from mlkit.tasks.sar.settings import SarModel
+
+    info = {
+        "files": {"model.safetensors": {"sha256": "ab"}},
+        "preprocessing": {"db_min": LOW, "db_max": HIGH},
+        "settings": {"model": {}},
+    }
+    settings = SarModel(arch="gdn", quantize="noise", **steps)
+    made = codec_of(codec().net, Checkpoint(tmp_path / "run" / "ckpt-3", info), settings, torch.device("cpu"))
+    assert made.finest_step == finest
+    scene = opened(tmp_path, db_scene(64, 64))
+    assert encode_scene(made, scene, bits_per_px=64.0).step_units / 1024 == pytest.approx(finest, abs=2 / 1024)

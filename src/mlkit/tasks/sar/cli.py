@@ -174,8 +174,10 @@ def infer(
     work: Callable[[Path], None]
     if coded or latents is not None:
         from mlkit.tasks.sar.codec import codec_of
+        from mlkit.tasks.sar.settings import SarSettings
 
-        codec = codec_of(opened.net, opened.checkpoint, picked)
+        assert isinstance(opened.task.settings, SarSettings)
+        codec = codec_of(opened.net, opened.checkpoint, opened.task.settings.model, picked)
         if coded:
             assert out is not None
             work = partial(_decode, codec, out, overwrite)

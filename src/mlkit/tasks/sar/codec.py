@@ -32,6 +32,7 @@ from mlkit.tasks.sar.source import to_unit
 
 if TYPE_CHECKING:
     from mlkit.checkpoint import Checkpoint
+    from mlkit.tasks.sar.settings import SarModel
 
 TILE_PX = 512
 _FINEST, _COARSEST = STEP_UNIT // 32, 64 * STEP_UNIT - 1  # steps tried for a rate
@@ -58,15 +59,15 @@ class Codec:
         return -(-self.net.receptive_radius_px // MULTIPLE) * MULTIPLE
 
 
-def codec_of(net: Autoencoder, checkpoint: Checkpoint, device: torch.device) -> Codec:
-    """Return the codec of a checkpoint's model."""
+def codec_of(net: Autoencoder, checkpoint: Checkpoint, settings: SarModel, device: torch.device) -> Codec:
+    """Return the codec of a checkpoint's model, of these settings."""
     info: Mapping[str, Any] = checkpoint.info
     names = [name for name in ("model.safetensors", "ema.safetensors") if name in info["files"]]
     weights = [info["files"][name]["sha256"] for name in names]
     model_hash = hashlib.blake2b("".join(weights).encode(), digest_size=8).digest()
     limits = info["preprocessing"]
     name = f"{info.get('run', checkpoint.folder.parent.name)} {checkpoint.folder.name}"
-    finest = max(_FINEST / STEP_UNIT, float(info["settings"]["model"]["quantize_steps"][0]) / 2)
+    finest = max(_FINEST / STEP_UNIT, settings.quantize_steps[0] / 2)
     return Codec(net, name, model_hash, float(limits["db_min"]), float(limits["db_max"]), device, finest)
 
 
