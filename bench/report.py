@@ -131,7 +131,7 @@ def paints(chromium: Any, pages: Mapping[str, Path], rounds: int) -> dict[str, l
             context = chromium.new_context(viewport={"width": 1440, "height": 900}, offline=True)
             page = context.new_page()
             page.goto(path.as_uri())
-            page.wait_for_timeout(300)
+            page.wait_for_function(f"() => 'first-contentful-paint' in ({PAINT})()")
             if turn:
                 found[name].append(page.evaluate(PAINT)["first-contentful-paint"] / 1000)
             context.close()
