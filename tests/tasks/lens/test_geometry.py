@@ -10,10 +10,10 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from mlkit.metrics.geometry import jacobian_stats
+from mlkit.tasks.lens.corrector import Correction
 from mlkit.tasks.lens.geometry import (
     IDENTITY,
     NAMES,
-    blended,
     distorted_points,
     flow_at,
     frame_of,
@@ -151,8 +151,10 @@ def test_the_inverse_map_undoes_the_map() -> None:
 
 def test_a_part_of_the_rows_is_the_part_of_the_whole() -> None:
     lens, half = params(**LENS), frame()
-    whole = parametric_grid(lens, half, HEIGHT, WIDTH)
-    assert torch.equal(parametric_grid(lens, half, HEIGHT, WIDTH, rows=slice(40, 70)), whole[:, 40:70])
+    correction = Correction(lens, None, half)
+    whole = correction.map_of(HEIGHT, WIDTH)
+    assert torch.equal(whole, parametric_grid(lens, half, HEIGHT, WIDTH))
+    assert torch.equal(correction.map_of(HEIGHT, WIDTH, slice(40, 70)), whole[:, 40:70])
     flow = torch.randn(1, 2, 8, 12) * 0.01
     part = identity_grid(HEIGHT, WIDTH, rows=slice(40, 70))[None]
     assert torch.allclose(flow_at(flow, part), upsample_flow(flow, HEIGHT, WIDTH)[:, :, 40:70], atol=1e-6)
@@ -171,9 +173,12 @@ def test_a_flow_is_in_half_diagonals_whatever_the_aspect() -> None:
 def test_strength_is_a_share_of_the_displacement() -> None:
     grid = parametric_grid(params(**LENS), frame(), HEIGHT, WIDTH)
     identity = identity_grid(HEIGHT, WIDTH)[None]
-    assert torch.equal(blended(grid, 0.0), identity)
-    assert torch.allclose(blended(grid, 1.0), grid)
-    assert torch.allclose(blended(grid, 0.5) - identity, (grid - identity) / 2, atol=1e-6)
+    none, half, all_ = (
+        Correction(params(**LENS), None, frame(), strength=share).map_of(HEIGHT, WIDTH) for share in (0.0, 0.5, 1.0)
+    )
+    assert torch.equal(none, identity)
+    assert torch.allclose(all_, grid)
+    assert torch.allclose(half - identity, (grid - identity) / 2, atol=1e-6)
 
 
 def test_found_at_256_px_holds_at_any_size() -> None:

@@ -93,8 +93,6 @@ class TinyBackbone(nn.Module):
     place is told again where it is used.
     """
 
-    strides = (8, 16)
-
     def __init__(self, channels: int) -> None:
         super().__init__()
         widths = (channels, 2 * channels, 4 * channels, 4 * channels)
@@ -131,7 +129,6 @@ class TinyBackbone(nn.Module):
 class ResNetBackbone(nn.Module):
     """A ResNet of the library transformers, which needs no torchvision; coordinates enter at the first convolution."""
 
-    strides = (8, 32)
     mean: Tensor
     std: Tensor
 

@@ -108,7 +108,6 @@ class Corrector:
     def __init__(self, net: LensNet, size: int, *, device: torch.device, name: str) -> None:
         self.net = copy.deepcopy(net).to(device).eval().requires_grad_(False)
         self.size, self.device, self.name = size, device, name
-        self.num_parameters = sum(parameter.numel() for parameter in net.parameters())
 
     @torch.inference_mode()
     def __call__(self, pixels: Floats, *, sure: float | None = None) -> Correction:

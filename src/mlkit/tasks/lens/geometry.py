@@ -86,17 +86,16 @@ def undistorted_points(params: Tensor, points: Tensor, *, iterations: int = 30) 
     return torch.where(missed, torch.full_like(found, torch.nan), found)
 
 
-def parametric_grid(params: Tensor, frame: Tensor, height: int, width: int, *, rows: slice | None = None) -> Tensor:
+def parametric_grid(params: Tensor, frame: Tensor, height: int, width: int) -> Tensor:
     """Return the map of the lens model, [B, H, W, 2].
 
     Args:
         params: [B, 8].
         frame: [B, 2] as `frame_of`; of the picture itself, which need not be H by W in shape.
         height, width: of the map in px.
-        rows: of it, where a part is enough.
     """
     frame = _wide(frame)[:, None, None]
-    points = identity_grid(height, width, device=params.device, rows=rows) * frame
+    points = identity_grid(height, width, device=params.device) * frame
     return distorted_points(params, points) / frame
 
 
@@ -151,16 +150,14 @@ def flow_at(flow: Tensor, places: Tensor) -> Tensor:
     return F.grid_sample(_wide(flow), places, mode="bicubic", padding_mode="border", align_corners=False)
 
 
-def fuse(grid: Tensor, flow: Tensor | None, frame: Tensor) -> Tensor:
+def fuse(grid: Tensor, flow: Tensor, frame: Tensor) -> Tensor:
     """Return the map of lens model and residual flow together: the flow, in half-diagonals, is added.
 
     Args:
         grid: [B, H, W, 2].
-        flow: [B, 2, H, W]; None for none.
+        flow: [B, 2, H, W].
         frame: [B, 2].
     """
-    if flow is None:
-        return grid
     return grid + flow.permute(0, 2, 3, 1) / _wide(frame)[:, None, None]
 
 
@@ -172,12 +169,6 @@ def warp(image: Tensor, grid: Tensor, *, mode: str = "bicubic") -> Tensor:
     assert mode in ("bicubic", "bilinear"), mode
     with torch.autocast(image.device.type, enabled=False):
         return F.grid_sample(_wide(image), _wide(grid), mode=mode, padding_mode="border", align_corners=False)
-
-
-def blended(grid: Tensor, strength: float) -> Tensor:
-    """Return a map that does only a share of what `grid` does; 0 is none of it."""
-    height, width = grid.shape[1:3]
-    return torch.lerp(identity_grid(height, width, device=grid.device).expand_as(grid), _wide(grid), strength)
 
 
 def inverse_grid(grid: Tensor, *, iterations: int = 40) -> Tensor:

@@ -11,12 +11,10 @@ import numpy as np
 from mlkit.errors import DataError
 from mlkit.imaging.images import open_image
 from mlkit.imaging.resize import resize_to_multiple
-from mlkit.tasks.lens.inputs import as_levels, as_network_input, said_by_lines
+from mlkit.tasks.lens.inputs import as_levels, as_network_input, refuse_tiny, said_by_lines
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-SMALLEST_PX = 32
 
 
 class ImagesSource:
@@ -56,9 +54,7 @@ class ImagesSource:
         from mlkit.tasks.lens.geometry import frame_of
 
         pixels = open_image(self._paths[index], to_srgb=True).pixels
-        height, width = pixels.shape[:2]
-        if min(height, width) < SMALLEST_PX:
-            raise DataError(f"{self._paths[index]} is {width} x {height} px; a side of {SMALLEST_PX} px is the least")
+        refuse_tiny(self._paths[index], pixels)
         levels = as_levels(resize_to_multiple(pixels, self._multiple))
         frame = torch.tensor(frame_of(*levels.shape[:2]), dtype=torch.float32)
         sample = {"image": as_network_input(levels, self._size), "frame": frame}

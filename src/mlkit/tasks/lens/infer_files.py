@@ -21,14 +21,13 @@ from mlkit.metrics.geometry import jacobian
 from mlkit.tasks.lens.corrector import Correction, Corrector, corrected_rows
 from mlkit.tasks.lens.geometry import identity_grid
 from mlkit.tasks.lens.infer_inputs import Job, Options
-from mlkit.tasks.lens.inputs import as_levels, curves_of
+from mlkit.tasks.lens.inputs import as_levels, curves_of, refuse_tiny
 from mlkit.tasks.lens.pictures import flow_colors, flow_wheel, jacobian_picture, jacobian_scale, with_curves
 from mlkit.tasks.lens.safety import Verdict
 
 Floats = NDArray[np.float32]
 Progress = Callable[[int, int], None]  # (rows done, all rows)
 
-SMALLEST_PX = 32
 GAIN = 8  # of differences
 _WHOLE_PX = 640
 _SHOWN_ABOVE = 1e-4
@@ -77,8 +76,7 @@ def correct_file(
     started_s = perf_counter()
     image = open_image(job.path)
     height, width = image.pixels.shape[:2]
-    if min(height, width) < SMALLEST_PX:
-        raise DataError(f"{job.path} is {width} x {height} px; a side of {SMALLEST_PX} px is the least")
+    refuse_tiny(job.path, image.pixels)
     correction = replace(corrector(image.pixels, sure=options.sure), strength=options.strength)
     correction, verdict, notes = _safe(job.path, correction, options)
     if correction.sure is not None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mlkit.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 LINES_PX = 640  # longer side of what lines are found in: of larger pictures they tell no more
 
+_SMALLEST_PX = 32
 _ROWS = 256
 
 Levels = NDArray[np.uint8]
@@ -25,6 +29,13 @@ def as_levels(pixels: NDArray[np.float32]) -> Levels:
         rows *= 255
         levels[top : top + _ROWS] = np.rint(rows, out=rows)
     return np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels
+
+
+def refuse_tiny(path: Path, pixels: NDArray[np.float32]) -> None:
+    """Raise DataError naming the file where a picture [H, W, C] is too small to show a lens."""
+    height, width = pixels.shape[:2]
+    if min(height, width) < _SMALLEST_PX:
+        raise DataError(f"{path} is {width} x {height} px; a side of {_SMALLEST_PX} px is the least")
 
 
 def as_network_input(levels: Levels, size: int) -> Tensor:

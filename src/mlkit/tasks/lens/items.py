@@ -7,13 +7,12 @@ from typing import Literal
 
 from mlkit.data.photos import PHOTOGRAPHS
 
-__all__ = ["PAIRS", "PHOTOGRAPHS", "PROFILES", "SCENE", "PairEntry", "PhotoEntry", "Split", "View"]
+__all__ = ["PAIRS", "PHOTOGRAPHS", "PROFILES", "PairEntry", "PhotoEntry", "Split", "View"]
 
 Split = Literal["train", "validation"]
 
 PROFILES = "profiles.json"  # every profile with its split
 PAIRS = "pairs"  # store, uint8 sRGB [H, W, 3]: distorted, corrected, distorted, corrected ...
-SCENE = "scene"  # stands in a view for the name of a photograph
 
 
 @dataclass(frozen=True, slots=True)

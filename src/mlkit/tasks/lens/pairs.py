@@ -16,7 +16,7 @@ from mlkit.data.store import Store, StoreWriter
 from mlkit.errors import DataError, SettingsError, listing
 from mlkit.imaging.images import IMAGE_SUFFIXES, list_images, read_image
 from mlkit.seeding import generator
-from mlkit.tasks.lens.inputs import as_network_input, said_by_lines
+from mlkit.tasks.lens.inputs import as_levels, as_network_input, said_by_lines
 from mlkit.tasks.lens.items import PAIRS, PairEntry, Split
 from mlkit.tasks.lens.settings import LensBuild, LensData
 
@@ -47,7 +47,7 @@ def find_pairs(folder: Path) -> list[tuple[str, Path, Path]]:
         DataError: naming every picture without its other half.
     """
     if all((folder / name).is_dir() for name in FOLDERS):
-        sides = [_by_name(folder / name, "") for name in FOLDERS]
+        sides = [_by_name(folder / name) for name in FOLDERS]
         kinds = [f"{name}/" for name in FOLDERS]
     else:
         paths = list_images(folder, IMAGE_SUFFIXES)
@@ -165,7 +165,7 @@ class PairSource:
         return self._items[index][1].name
 
 
-def _by_name(folder: Path, ending: str) -> dict[str, Path]:
+def _by_name(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in list_images(folder, IMAGE_SUFFIXES)}
 
 
@@ -177,7 +177,6 @@ def _levels(pixels: NDArray[np.float32], longest: int) -> NDArray[np.uint8]:
     """Return 8-bit RGB, reduced by a whole factor to at most `longest` px."""
     from PIL import Image
 
-    levels = np.rint(pixels * np.float32(255)).astype(np.uint8)
-    levels = np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels
+    levels = as_levels(pixels)
     factor = -(-max(levels.shape[:2]) // longest)
     return levels if factor == 1 else np.asarray(Image.fromarray(levels).reduce(factor))

@@ -9,6 +9,7 @@ samples have what they say of the same view as a photograph of its own shape and
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,10 +97,10 @@ class LensSource:
         lens_view = _LensView(profile, centre, shape, (settings.size, settings.size))
         if is_scene:
             scene = draw_scene(rng)
-            behind = self._pictures(entry, lens_view, rng) if rng.random() < 0.5 else None
-            pictures = _scene_pictures(scene, lens_view, behind)
+            behind = list(self._pictures(entry, lens_view, rng)) if rng.random() < 0.5 else None
+            pictures = list(_scene_pictures(scene, lens_view, behind))
         else:
-            pictures = self._pictures(entry, lens_view, rng)
+            pictures = list(self._pictures(entry, lens_view, rng))
         if rng.random() < 0.5:  # a mirrored lens is the same lens with a mirrored axis
             pictures = [picture[:, ::-1] for picture in pictures]
             centre = centre * (-1, 1)
@@ -113,28 +114,28 @@ class LensSource:
         upright = entry is not None and entry.width < entry.height
         shape = 1 / profile.aspect if upright else profile.aspect
         lens_view = _LensView(profile, np.zeros(2), shape, (size, size))
-        sample = _as_sample(self._seen(view, lens_view), lens_view.frame, profile, np.zeros(2))
+        sample = _as_sample(list(self._seen(view, lens_view)), lens_view.frame, profile, np.zeros(2))
         if self._sure is None:
             return sample
         longer = LINES_PX if entry is None else min(LINES_PX, int(_longer_px(entry, lens_view)))
         sides = [max(1, round(longer * half / max(lens_view.frame))) for half in lens_view.frame]
         own_shape = _LensView(profile, np.zeros(2), shape, (sides[1], sides[0]))
-        return sample | said_by_lines(as_levels(self._seen(view, own_shape)[0]), sample["frame"], self._sure)
+        distorted = next(self._seen(view, own_shape))
+        return sample | said_by_lines(as_levels(distorted), sample["frame"], self._sure)
 
-    def _seen(self, view: View, lens_view: _LensView) -> list[Floats]:
-        """Return the distorted picture of a view and its target."""
+    def _seen(self, view: View, lens_view: _LensView) -> Iterator[Floats]:
+        """Yield the distorted picture of a view, then its target."""
         if view.photo >= 0:
             return self._pictures(self._photos[view.photo], lens_view, None)
         return _scene_pictures(draw_scene(generator(self._seed, "scene", view.number)), lens_view, None)
 
-    def _pictures(self, entry: PhotoEntry, view: _LensView, rng: np.random.Generator | None) -> list[Floats]:
-        """Return the distorted picture and its target, [H, W, 3], of a photograph; without `rng` of all that fits."""
+    def _pictures(self, entry: PhotoEntry, view: _LensView, rng: np.random.Generator | None) -> Iterator[Floats]:
+        """Yield the distorted picture of a photograph, then its target, [H, W, 3]; without `rng` of all that fits."""
         turn = 0.0 if rng is None else float(np.deg2rad(rng.uniform(-1, 1) * self.settings.roll_deg))
         sine, cosine = np.sin(turn), np.cos(turn)
         rotation = np.array([[cosine, -sine], [sine, cosine]])
         places = [points @ rotation.T for points in (view.behind_lens, view.ideal)]
-        outer = np.concatenate([_border(points) for points in places])  # a lens turns no picture inside out
-        low, high = outer.min(axis=0), outer.max(axis=0)
+        low, high = _extent(places)
         room = _room_px(entry)
         half_diagonal_px = float((room / (high - low)).min())
         if rng is not None:
@@ -146,7 +147,8 @@ class LensSource:
         fitting = [level for level in entry.levels if px_per_px / level[0] >= 0.9]
         reduction, number = (fitting or [entry.levels[0]])[-1]
         level = self._store[number]
-        return [_sampled(level, (points * half_diagonal_px + origin) / reduction) for points in places]
+        for points in places:
+            yield _sampled(level, (points * half_diagonal_px + origin) / reduction)
 
     def _refuse_small(self) -> None:
         least = min(self._own, key=lambda entry: min(entry.height, entry.width))
@@ -184,15 +186,14 @@ class _LensView:
         return np.asarray(points * ratio[..., None] + self.centre)
 
 
-def _scene_pictures(scene: object, view: _LensView, behind: list[Floats] | None) -> list[Floats]:
-    """Return the distorted picture and its target of a scene, means of 2 x 2 places a pixel."""
+def _scene_pictures(scene: object, view: _LensView, behind: list[Floats] | None) -> Iterator[Floats]:
+    """Yield the distorted picture of a scene, then its target, means of 2 x 2 places a pixel."""
     fine = view.places(2)
-    made = []
-    for place, points in enumerate((view.undistorted(fine), fine)):
+    for place in range(2):
+        points = view.undistorted(fine) if place == 0 else fine
         back = None if behind is None else np.repeat(np.repeat(behind[place], 2, axis=0), 2, axis=1)
         colors = scene(points.astype(np.float32), back)  # type: ignore[operator]
-        made.append((colors[::2, ::2] + colors[1::2, ::2] + colors[::2, 1::2] + colors[1::2, 1::2]) * np.float32(0.25))
-    return made
+        yield (colors[::2, ::2] + colors[1::2, ::2] + colors[::2, 1::2] + colors[1::2, 1::2]) * np.float32(0.25)
 
 
 def _sampled(level: NDArray[np.uint8], places: NDArray[np.float64]) -> Floats:
@@ -220,8 +221,8 @@ def _room_px(entry: PhotoEntry) -> NDArray[np.float64]:
 
 def _longer_px(entry: PhotoEntry, view: _LensView) -> float:
     """Return how long the longer side of all that fits of a photograph is in its own px."""
-    outer = np.concatenate([_border(points) for points in (view.behind_lens, view.ideal)])
-    return float((_room_px(entry) / (outer.max(axis=0) - outer.min(axis=0))).min()) * 2 * max(view.frame)
+    low, high = _extent([view.behind_lens, view.ideal])
+    return float((_room_px(entry) / (high - low)).min()) * 2 * max(view.frame)
 
 
 def _strengthened(profile: Profile, factor: float) -> Profile:
@@ -232,6 +233,12 @@ def _strengthened(profile: Profile, factor: float) -> Profile:
             return stronger
         factor = max(1.0, 0.7 * factor)
     return profile.stronger(factor)
+
+
+def _extent(places: list[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the smallest and the largest x and y among places, [2] each; a lens turns no picture inside out."""
+    outer = np.concatenate([_border(points) for points in places])
+    return outer.min(axis=0), outer.max(axis=0)
 
 
 def _border(places: NDArray[np.float64]) -> NDArray[np.float64]:
