@@ -162,30 +162,31 @@ def curves(
     """
     seeds = _seeds(place, strength, frame)
     tangent = along[seeds]
-    apart = place[None] - place[seeds][:, None]
-    s = (apart * tangent[:, None]).sum(dim=-1)
-    d = apart[..., 1] * tangent[:, :1] - apart[..., 0] * tangent[:, 1:]
-    cosine, sine = along @ tangent.T, along @ torch.stack((-tangent[:, 1], tangent[:, 0]))
-    cosine, sine = cosine.T, sine.T
-    bins = ((s / _SPAN + 1.0) * (_BINS / 2)).long().clamp(0, _BINS - 1)
+    normal = torch.stack((-tangent[:, 1], tangent[:, 0]), dim=1)
+    s, d = (axis @ place.T - (axis * place[seeds]).sum(dim=1, keepdim=True) for axis in (tangent, normal))
+    far = s.abs()
     width, half = 2 * _SPAN / _BINS, _BINS // 2
     gap = max(1, round(_GAP / width))
     parabola = torch.zeros(len(seeds), 3)
-    member, length = torch.zeros_like(s, dtype=torch.bool), torch.zeros(len(seeds))
     for window in _WINDOWS:
-        b0, b1, b2 = (parabola[:, place : place + 1] for place in range(3))
-        slope = b1 + 2 * b2 * s
-        member = (d - (b0 + s * (b1 + s * b2))).abs() < tolerance
-        member &= (sine - slope * cosine).abs() < _TURN * (1 + slope * slope).sqrt()
-        member &= s.abs() < window
-        filled = torch.zeros(len(seeds), _BINS).scatter_add_(1, bins, member.float()) > 0
-        closed = F.max_pool1d(filled.float()[:, None], 2 * gap + 1, stride=1, padding=gap)[:, 0]
+        off = (s * parabola[:, 2:]).add_(parabola[:, 1:2]).mul_(s).add_(parabola[:, :1]).sub_(d).abs_()
+        # of all pairs of seeds and points few are near, so the rest is done for these alone
+        seed, point = ((off < tolerance) & (far < window)).nonzero(as_tuple=True)
+        place_s, slope = s[seed, point], parabola[seed, 1] + 2 * parabola[seed, 2] * s[seed, point]
+        cosine, sine = ((along[point] * axis[seed]).sum(dim=1) for axis in (tangent, normal))
+        follows = (sine - slope * cosine).abs() < _TURN * (1 + slope * slope).sqrt()
+        seed, point, place_s = seed[follows], point[follows], place_s[follows]
+        filled = torch.zeros(len(seeds), _BINS)
+        filled[seed, ((place_s / _SPAN + 1.0) * half).long().clamp(0, _BINS - 1)] = 1.0
+        closed = F.max_pool1d(filled[:, None], 2 * gap + 1, stride=1, padding=gap)[:, 0]
         right = width * closed[:, half:].cumprod(dim=1).sum(dim=1)
         left = width * closed[:, :half].flip(1).cumprod(dim=1).sum(dim=1)
-        member &= (s < right[:, None]) & (s > -left[:, None])
-        length = right + left
-        parabola = _parabolas(s, d, member.float(), window)
-    return member, length
+        reached = (place_s < right[seed]) & (place_s > -left[seed])
+        seed, point, place_s = seed[reached], point[reached], place_s[reached]
+        parabola = _parabolas(seed, place_s, d[seed, point], len(seeds), window)
+    member = torch.zeros_like(s, dtype=torch.bool)
+    member[seed, point] = True
+    return member, right + left
 
 
 def _seeds(place: Tensor, strength: Tensor, frame: Tensor) -> Tensor:
@@ -195,20 +196,15 @@ def _seeds(place: Tensor, strength: Tensor, frame: Tensor) -> Tensor:
     return ((strength > 0) & (strength == clearest[number])).nonzero()[: _CELLS * _CELLS, 0]
 
 
-def _parabolas(s: Tensor, d: Tensor, weight: Tensor, window: float) -> Tensor:
-    """Return b of d = b0 + b1 s + b2 s^2 through each row's points, [S, 3]; short curves are rather straight."""
-    u = s / window
-    by_power, by_height = [weight], [weight * d]
-    for _ in range(4):
-        by_power.append(by_power[-1] * u)
-    for _ in range(2):
-        by_height.append(by_height[-1] * u)
-    sums = torch.stack([values.sum(dim=1) for values in by_power], dim=1)
-    right = torch.stack([values.sum(dim=1) for values in by_height], dim=1)
+def _parabolas(seed: Tensor, s: Tensor, d: Tensor, number: int, window: float) -> Tensor:
+    """Return b of d = b0 + b1 s + b2 s^2 through the points of each of `number` seeds, [S, 3]; short curves are rather
+    straight."""
+    u, height = (s / window).double(), d.double()
+    powers = torch.stack([u**power for power in range(5)] + [height * u**power for power in range(3)], dim=1)
+    sums = powers.new_zeros(number, 8).index_add_(0, seed, powers)
     normal = torch.stack([sums[:, row : row + 3] for row in range(3)], dim=1)
-    found = torch.linalg.solve(normal + torch.diag(torch.tensor([1e-3, 0.3, 3.0])), right)
-    made: Tensor = found / torch.tensor([1.0, window, window * window])
-    return made
+    found = torch.linalg.solve(normal + torch.diag(sums.new_tensor([1e-3, 0.3, 3.0])), sums[:, 5:])
+    return (found / sums.new_tensor([1.0, window, window * window])).float()
 
 
 @dataclass(frozen=True, slots=True)
