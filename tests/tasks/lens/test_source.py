@@ -14,7 +14,7 @@ from scipy.ndimage import map_coordinates
 from mlkit.data.manifest import DatasetManifest
 from mlkit.errors import DataError, SettingsError
 from mlkit.metrics.geometry import bend, inside
-from mlkit.tasks.lens import source as source_module
+from mlkit.tasks.lens import inputs
 from mlkit.tasks.lens.geometry import profile_grid, profile_undistorted, warp
 from mlkit.tasks.lens.inputs import said_by_lines
 from mlkit.tasks.lens.scenes import draw_scene
@@ -73,7 +73,7 @@ def test_lines_of_validation_are_found_in_the_same_view_at_its_own_shape_and_siz
         seen.append(levels)
         return said_by_lines(levels, frame, sure)
 
-    monkeypatch.setattr(source_module, "said_by_lines", kept)
+    monkeypatch.setattr(inputs, "said_by_lines", kept)
     views = [*dataset.details["views"][:2], {**dataset.details["views"][0], "photo": -1, "number": 3}]
     data = replace(dataset, details={**dataset.details, "views": views}, splits={**dataset.splits, "validation": 3})
     hearing = LensSource(data, "validation", LensData(size=96), sure=0.7)
@@ -89,7 +89,9 @@ def test_lines_of_validation_are_found_in_the_same_view_at_its_own_shape_and_siz
         apart = np.abs(np.asarray(small, np.float32) / 255 - sample["image"].permute(1, 2, 0).numpy())
         assert float(apart.mean()) < 0.03
         said = said_by_lines(levels, frame, 0.7)
-        assert all(torch.equal(sample[key], said[key]) for key in ("lines_params", "lines_facts"))
+        again = hearing.sample(index, np.random.default_rng(1))
+        assert len(seen) == index + 1, "what stays the same is looked for once"
+        assert all(torch.equal(one[key], said[key]) for one in (sample, again) for key in said)
     train = LensSource(data, "train", LensData(size=96), sure=0.7)
     assert "lines_params" not in train.sample(0, np.random.default_rng(0))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,26 @@ def said_by_lines(levels: Levels, frame: Tensor, sure: float) -> dict[str, Tenso
 
     params, facts = lens_of_lines(_for_lines(levels), frame[None], sure)
     return {"lines_params": params[0], "lines_facts": facts[0]}
+
+
+class HeardOnce:
+    """What lines say of samples that are the same each time they are read; they are looked for once.
+
+    Args:
+        sure: of `lens_of_lines`; None: lines are not looked for, and nothing is said.
+    """
+
+    def __init__(self, sure: float | None) -> None:
+        self._sure = sure
+        self._said: dict[int, dict[str, Tensor]] = {}
+
+    def of(self, index: int, levels: Callable[[], Levels], frame: Tensor) -> dict[str, Tensor]:
+        """Return what `said_by_lines` does of sample `index`, whose picture `levels` makes."""
+        if self._sure is None:
+            return {}
+        if index not in self._said:
+            self._said[index] = said_by_lines(levels(), frame, self._sure)
+        return self._said[index]
 
 
 def curves_of(levels: Levels, frame: Tensor) -> list[tuple[Tensor, float]]:

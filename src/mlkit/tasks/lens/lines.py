@@ -108,8 +108,7 @@ def edge_points(image: Tensor, frame: Tensor, number: int) -> tuple[Tensor, Tens
     wide = F.pad(image, (_RADIUS,) * 4, mode="replicate")
     gx = _filtered(_filtered(wide, slope, -1), bell, -2)
     gy = _filtered(_filtered(wide, bell, -1), slope, -2)
-    clearest = (gx * gx + gy * gy).argmax(dim=1, keepdim=True)  # of the colours, since some edges are none in grey
-    gx, gy = gx.gather(1, clearest)[:, 0], gy.gather(1, clearest)[:, 0]
+    gx, gy = _clearest(gx, gy)
     size = (gx * gx + gy * gy).sqrt()
     wide = F.pad(size, (1, 1, 1, 1))
     is_steep = gx.abs() >= gy.abs()
@@ -136,6 +135,16 @@ def edge_points(image: Tensor, frame: Tensor, number: int) -> tuple[Tensor, Tens
     normal = torch.stack((at(gx) * width, at(gy) * height), dim=-1) / half
     normal = normal / normal.norm(dim=-1, keepdim=True).clamp_min(1e-9)
     return torch.stack((x, y), dim=-1) * half, torch.stack((-normal[..., 1], normal[..., 0]), dim=-1), strength
+
+
+def _clearest(gx: Tensor, gy: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients [B, H, W] of the colour where they are largest, since some edges are none in grey."""
+    made_x, made_y = gx[:, 0], gy[:, 0]
+    for color in range(1, gx.shape[1]):
+        other_x, other_y = gx[:, color], gy[:, color]
+        is_clearer = other_x * other_x + other_y * other_y > made_x * made_x + made_y * made_y
+        made_x, made_y = torch.where(is_clearer, other_x, made_x), torch.where(is_clearer, other_y, made_y)
+    return made_x, made_y
 
 
 def _filtered(image: Tensor, kernel: Tensor, axis: int) -> Tensor:
@@ -204,7 +213,8 @@ def _parabolas(seed: Tensor, s: Tensor, d: Tensor, number: int, window: float) -
     sums = powers.new_zeros(number, 8).index_add_(0, seed, powers)
     normal = torch.stack([sums[:, row : row + 3] for row in range(3)], dim=1)
     found = torch.linalg.solve(normal + torch.diag(sums.new_tensor([1e-3, 0.3, 3.0])), sums[:, 5:])
-    return (found / sums.new_tensor([1.0, window, window * window])).float()
+    made: Tensor = (found / sums.new_tensor([1.0, window, window * window])).float()
+    return made
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from mlkit.data.store import Store, StoreWriter
 from mlkit.errors import DataError, SettingsError, listing
 from mlkit.imaging.images import IMAGE_SUFFIXES, list_images, read_image
 from mlkit.seeding import generator
-from mlkit.tasks.lens.inputs import as_levels, as_network_input, said_by_lines
+from mlkit.tasks.lens.inputs import HeardOnce, as_levels, as_network_input
 from mlkit.tasks.lens.items import PAIRS, PairEntry, Split
 from mlkit.tasks.lens.settings import LensBuild, LensData
 
@@ -134,7 +134,8 @@ class PairSource:
         entries = [PairEntry(**values) for values in data.details["pairs"]]
         self._items = [(place, entry) for place, entry in enumerate(entries) if entry.split == split]
         self._store = Store(data.folder, PAIRS)
-        self._is_training, self._size, self._sure = split == "train", settings.size, sure
+        self._is_training, self._size = split == "train", settings.size
+        self._heard = HeardOnce(None if self._is_training else sure)
         least = min((min(entry.height, entry.width), entry.name) for _, entry in self._items)
         if least[0] < settings.size:
             raise SettingsError(
@@ -157,9 +158,7 @@ class PairSource:
         if mirrored:
             image, target = image.flip(-1), target.flip(-1)
         sample = {"image": image, "target": target, "frame": frame}
-        if self._sure is None or self._is_training:
-            return sample
-        return sample | said_by_lines(self._store[2 * place], frame, self._sure)
+        return sample | self._heard.of(index, lambda: self._store[2 * place], frame)
 
     def sample_id(self, index: int) -> str:
         return self._items[index][1].name

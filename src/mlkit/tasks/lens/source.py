@@ -19,7 +19,7 @@ from mlkit.data.manifest import DatasetManifest
 from mlkit.data.store import Store
 from mlkit.errors import DataError, SettingsError
 from mlkit.seeding import generator
-from mlkit.tasks.lens.inputs import LINES_PX, as_levels, said_by_lines
+from mlkit.tasks.lens.inputs import LINES_PX, HeardOnce, Levels, as_levels
 from mlkit.tasks.lens.items import PHOTOGRAPHS, PROFILES, PhotoEntry, Split, View
 from mlkit.tasks.lens.profiles import ASPECTS, Profile, is_usable
 from mlkit.tasks.lens.scenes import draw_scene
@@ -53,7 +53,8 @@ class LensSource:
     def __init__(self, data: DatasetManifest, split: Split, settings: LensData, *, sure: float | None = None) -> None:
         if data.task != "lens":
             raise DataError(f"dataset {data.folder} is of task {data.task}, not lens; build one for lens")
-        self.split, self.settings, self._sure = split, settings, sure
+        self.split, self.settings = split, settings
+        self._heard = HeardOnce(sure)
         self._seed = int(data.details["options"]["seed"])
         self._count = data.splits[split]
         self._photos = [_photo(values) for values in data.details["photographs"]]
@@ -73,7 +74,7 @@ class LensSource:
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return validation view `index`, or a training sample, all of which `rng` draws."""
-        return self._training(rng) if self.split == "train" else self._view(self._views[index])
+        return self._training(rng) if self.split == "train" else self._view(index)
 
     def sample_id(self, index: int) -> str:
         """Return photograph and lens of a view as "chelsea/Canon EF 17-40mm f/4L USM/17 mm/000012"."""
@@ -108,20 +109,22 @@ class LensSource:
             pictures = _recolored(pictures, settings.color, rng)
         return _as_sample(pictures, lens_view.frame, profile, centre)
 
-    def _view(self, view: View) -> dict[str, Tensor]:
-        profile, size = self._profiles[view.profile], self.settings.size
+    def _view(self, index: int) -> dict[str, Tensor]:
+        view, size = self._views[index], self.settings.size
+        profile = self._profiles[view.profile]
         entry = self._photos[view.photo] if view.photo >= 0 else None
         upright = entry is not None and entry.width < entry.height
         shape = 1 / profile.aspect if upright else profile.aspect
         lens_view = _LensView(profile, np.zeros(2), shape, (size, size))
         sample = _as_sample(list(self._seen(view, lens_view)), lens_view.frame, profile, np.zeros(2))
-        if self._sure is None:
-            return sample
-        longer = LINES_PX if entry is None else min(LINES_PX, int(_longer_px(entry, lens_view)))
-        sides = [max(1, round(longer * half / max(lens_view.frame))) for half in lens_view.frame]
-        own_shape = _LensView(profile, np.zeros(2), shape, (sides[1], sides[0]))
-        distorted = next(self._seen(view, own_shape))
-        return sample | said_by_lines(as_levels(distorted), sample["frame"], self._sure)
+
+        def levels() -> Levels:
+            longer = LINES_PX if entry is None else min(LINES_PX, int(_longer_px(entry, lens_view)))
+            sides = [max(1, round(longer * half / max(lens_view.frame))) for half in lens_view.frame]
+            own_shape = _LensView(profile, np.zeros(2), shape, (sides[1], sides[0]))
+            return as_levels(next(self._seen(view, own_shape)))
+
+        return sample | self._heard.of(index, levels, sample["frame"])
 
     def _seen(self, view: View, lens_view: _LensView) -> Iterator[Floats]:
         """Yield the distorted picture of a view, then its target."""
