@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -158,10 +159,7 @@ def write(path: Path, figures: Sequence[Figure]) -> None:
     """Write the figures with command, commit, date and machine."""
     result = {
         "bench": Path(sys.argv[0]).stem,
-        "command": " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-        "commit": commit(),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": machine(),
+        **_head(),
         "figures": {
             one.name: {"value": one.value, "unit": one.unit, "goal": one.goal, "reached": one.reached}
             for one in figures
@@ -171,19 +169,26 @@ def write(path: Path, figures: Sequence[Figure]) -> None:
     path.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def write_experiment(path: Path | None, script: str, results: Mapping[str, Any]) -> None:
+def write_experiment(path: Path | None, results: Mapping[str, Any]) -> None:
     """Write what a script of docs/experiments found, with command, commit, date and machine; nothing without a path."""
     if path is None:
         return
-    head = {
-        "command": f"python {Path(script).resolve().relative_to(ROOT)}",
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**_head(), **results}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    print(f"written to {path}", flush=True)
+
+
+def _head() -> dict[str, str]:
+    """Return the command of this process, the commit, the date and the machine."""
+    script = Path(sys.argv[0]).resolve().relative_to(ROOT).as_posix()
+    # of a folder elsewhere its own name is enough
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return {
+        "command": shlex.join(["python", script, *words]),
         "commit": commit(),
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**head, **results}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    print(f"written to {path}", flush=True)
 
 
 def commit() -> str:

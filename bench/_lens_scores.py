@@ -16,9 +16,9 @@ from mlkit.data.manifest import DatasetManifest
 from mlkit.evaluation.statistics import Interval, mean_interval, paired_bootstrap
 from mlkit.metrics import geometry as maps
 from mlkit.tasks.lens.corrector import Corrector
-from mlkit.tasks.lens.geometry import IDENTITY, distorted_points, identity_grid, profile_grid, warp
+from mlkit.tasks.lens.geometry import distorted_points, identity_grid, profile_grid, warp
+from mlkit.tasks.lens.inputs import said_by_lines
 from mlkit.tasks.lens.lines import SURE as SURE_FACT
-from mlkit.tasks.lens.lines import lens_of_lines
 from mlkit.tasks.lens.scores import bends, picture_scores
 from mlkit.tasks.lens.settings import LensData, LensModel
 from mlkit.tasks.lens.source import LensSource, opened_profiles
@@ -30,6 +30,7 @@ KEYS = ("epe_px", "epe_shape_px", "epe_corner_px", "bend_px", "psnr", "ssim", "n
 HEADS = ("EPE", "but for scale", "corner", "bend", "PSNR", "SSIM", "folded %", "with own")
 _DIGITS = (2, 2, 2, 3, 2, 4, 3, 2)
 OWN_SCENES = "scenes, own frame"
+PACKAGE = "the model in the package"
 SURE = LensModel().sure  # as of all presets
 _OWN = 0.04  # of the frame's length: lensfun's own tolerance
 _HARM_PX = 0.05
@@ -130,9 +131,13 @@ def scored(ways: Mapping[str, tuple[Way, int]], data: DatasetManifest, batch_siz
             places = range(first, min(first + batch_size, len(source)))
             samples = [source.sample(place, np.random.default_rng(0)) for place in places]
             batch = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
-            batch["both"] = with_own_lens(
-                batch, torch.tensor([source.sample_id(at).startswith("scene/") for at in places])
-            )
+            batch["both"] = profile_grid(batch["profile"], batch["frame"], size, size)
+            for place, at in enumerate(places):
+                if not source.sample_id(at).startswith("scene/"):  # these are straight
+                    _, straight = source.in_own_shape(at)
+                    own = said_by_lines(straight, batch["frame"][place], SURE)["lines_params"][None]
+                    one = slice(place, place + 1)
+                    batch["both"][one] = with_own_lens(own, batch["profile"][one], batch["frame"][one], size)
             for name, (way, of_size) in ways.items():
                 if of_size != size:
                     continue
@@ -145,18 +150,11 @@ def scored(ways: Mapping[str, tuple[Way, int]], data: DatasetManifest, batch_siz
     return rows
 
 
-def with_own_lens(batch: Batch, is_scene: Tensor) -> Tensor:
-    """Return the map that undoes the profile and the bend of a photograph itself, [B, S, S, 2].
-
-    The latter is what lines surely say of the picture before it is distorted; scenes have none.
-    """
-    frame = batch["frame"]
-    own, _ = lens_of_lines(batch["target"], frame, SURE)
-    own[is_scene] = torch.tensor(IDENTITY)
-    size = batch["target"].shape[-1]
+def with_own_lens(own: Tensor, profile: Tensor, frame: Tensor, size: int) -> Tensor:
+    """Return the map that undoes a profile [B, 7] and before it the lens [B, 8] of the photograph, [B, S, S, 2]."""
     points = distorted_points(own, identity_grid(size, size) * frame[:, None, None])
     radius = points.norm(dim=-1, keepdim=True)
-    ratio = sum(batch["profile"][:, n, None, None, None] * radius**n for n in range(5))
+    ratio = sum(profile[:, n, None, None, None] * radius**n for n in range(5))
     return points * ratio / frame[:, None, None]
 
 

@@ -206,7 +206,9 @@ def main() -> int:
         LINES,
         MEAN,
         NONE,
+        PACKAGE,
         SHAPE,
+        SURE,
         TRUE,
         all_for_validation,
         lines_way,
@@ -224,8 +226,9 @@ def main() -> int:
     from mlkit.tasks.lens.settings import LensBuild
 
     stages = named_checkpoints(options.checkpoint)
-    if not stages and not options.smoke and (embedded_folder() / "checkpoint.json").is_file():
-        stages = {"the model in the package": [embedded_folder()]}
+    has_package = not options.smoke and (embedded_folder() / "checkpoint.json").is_file()
+    if not stages and has_package:
+        stages = {PACKAGE: [embedded_folder()]}
     opened = {
         f"{name}{f' #{place}' if len(folders) > 1 else ''}": open_corrector(folder)
         for name, folders in stages.items()
@@ -235,6 +238,13 @@ def main() -> int:
         name: [f"{name}{f' #{place}' if len(folders) > 1 else ''}" for place in range(len(folders))]
         for name, folders in stages.items()
     }
+    if has_package:
+        opened[PACKAGE] = open_corrector()
+    for name, corrector in opened.items():
+        if corrector.net.lines and corrector.net.sure != SURE:
+            raise SystemExit(
+                f"{name} has model.sure = {corrector.net.sure:g}; here {SURE:g} is measured, as in all presets"
+            )
     sizes = {corrector.size for corrector in opened.values()} or {128 if options.smoke else 256}
     plain = max(sizes)
     with tempfile.TemporaryDirectory() as temporary:
@@ -265,6 +275,7 @@ def main() -> int:
     else:
         if options.boards.is_dir() and not options.smoke:
             firsts = {name: opened[ways[0]] for name, ways in by_stage.items()}  # of the first seed
+            firsts |= {PACKAGE: opened[PACKAGE]} if has_package else {}
             figures += boards(options.boards, firsts, options.picture)
         last = list(stages.values())[-1][-1] if stages else None
         figures += speed(options.smoke, last, 1 if options.smoke else options.rounds)

@@ -64,7 +64,7 @@ def small_of(task: str, data: Path) -> dict[str, Any]:
     if task == "bvae":
         return {"model.channels": 8, "checkpoint.grid_images": 2, "eval.max_samples": 16}
     if task == "lens":
-        return {"data.size": 64, "model.head_channels": 16, "eval.max_samples": 4}
+        return {"data.size": 64, "model.head_channels": 16, "eval.max_samples": 2}
     if task != "sr":
         return {}
     adapter = {"model.rank": 4, "model.alpha": 4.0, "model.dropout": 0.1}

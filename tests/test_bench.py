@@ -156,3 +156,19 @@ def test_demo_passes_on_the_exit_code_of_a_failing_step(tmp_path: Path) -> None:
     )
     assert done.returncode == plain.returncode != 0
     assert f"step 1 failed with exit code {plain.returncode}" in done.stdout
+
+
+def test_a_photographs_own_lens_and_the_profile_are_undone_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back through the inverses of both, a place is where it was."""
+    import torch
+
+    from mlkit.tasks.lens.geometry import frame_of, identity_grid, profile_undistorted, undistorted_points
+
+    monkeypatch.syspath_prepend(str(BENCH))
+    from _lens_scores import with_own_lens  # type: ignore[import-not-found]
+
+    own = torch.tensor([[-0.08, 0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.02]])
+    profile, frame = torch.tensor([[1.03, 0.0, -0.05, 0.0, 0.0, 0.0, 0.0]]), torch.tensor([frame_of(200, 300)])
+    made = with_own_lens(own, profile, frame, 24)
+    back = undistorted_points(own, profile_undistorted(profile, made * frame[:, None, None]))
+    torch.testing.assert_close(back.float(), identity_grid(24, 24)[None] * frame[:, None, None], atol=1e-5, rtol=0)

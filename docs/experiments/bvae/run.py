@@ -143,7 +143,7 @@ class Lab:
         """Compare the groups of each dataset, and write what was found."""
         for of, compared in presets.items():
             self.compare(of, compared)
-        _common.write_experiment(path, __file__, self.results)
+        _common.write_experiment(path, self.results)
 
 
 def updates_of(checkpoint: Path) -> int:

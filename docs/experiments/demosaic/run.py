@@ -386,7 +386,7 @@ def main() -> int:
         highlights(lab, pair)
         if options.pictures:
             draw(lab, options.pictures)
-        _common.write_experiment(options.json, __file__, lab.results)
+        _common.write_experiment(options.json, lab.results)
     return 0
 
 

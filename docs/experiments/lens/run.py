@@ -134,7 +134,7 @@ def main() -> int:
         },
         "asked": {str(sure): followed(by_side[SIDE], sure) for sure in ASKED},
     }
-    _common.write_experiment(options.json, __file__, found)
+    _common.write_experiment(options.json, found)
     return 0
 
 

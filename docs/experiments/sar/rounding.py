@@ -72,7 +72,7 @@ def main() -> int:
     rows = {way: [round(float(value), 4) for value in np.mean(results, axis=0)] for way, results in found.items()}
     for way, (bits, psnr) in rows.items():
         print(f"{way}: {bits:.3f} bit/px, {psnr:.2f} dB")
-    _common.write_experiment(options.json, __file__, {"scenes": len(next(iter(found.values()))), "rows": rows})
+    _common.write_experiment(options.json, {"scenes": len(next(iter(found.values()))), "rows": rows})
     return 0
 
 

@@ -147,7 +147,7 @@ def main() -> int:
             steps = 4 if options.smoke else one.steps
             folders = [trained(one, seed, work, data, steps) for seed in one.seeds]
             rows.append(measured(one, folders, steps))
-        _common.write_experiment(options.json, __file__, {"tries": rows})
+        _common.write_experiment(options.json, {"tries": rows})
     return 0
 
 

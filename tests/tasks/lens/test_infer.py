@@ -226,10 +226,16 @@ def following() -> Corrector:
     return Corrector(net, 64, device=torch.device("cpu"), name="it")
 
 
-def test_lines_that_do_not_tell_the_lens_are_not_followed_unless_asked(correct: Corrected, tmp_path: Path) -> None:
+def ringed(path: Path) -> np.ndarray:
+    """Write rings, which no lens makes straight."""
     y, x = np.mgrid[:200, :300] - np.array([90.0, 160.0])[:, None, None]
-    rings = np.where(np.hypot(x, y) // 9 % 2 > 0, 200, 60).astype(np.uint8)  # no lens makes them straight
-    Image.fromarray(rings).save(tmp_path / "rings.png")
+    rings = np.where(np.hypot(x, y) // 9 % 2 > 0, 200, 60).astype(np.uint8)
+    Image.fromarray(rings).save(path)
+    return rings
+
+
+def test_lines_that_do_not_tell_the_lens_are_not_followed_unless_asked(correct: Corrected, tmp_path: Path) -> None:
+    rings = ringed(tmp_path / "rings.png")
     result, path = correct(tmp_path / "rings.png", following())
     assert result.sure is not None and 0 < result.sure < 0.7 and result.largest_px < 0.01
     assert "rings.png: its lines do not tell the lens (" in result.notes[0] and "--sure 0." in result.notes[0]
@@ -263,6 +269,20 @@ def test_a_grid_is_drawn(correct: Corrected, tmp_path: Path) -> None:
     correct(photograph(tmp_path / "a.png"), corrector("hybrid", flow=0.01, k1=-0.1), grid=True)
     with Image.open(tmp_path / "grid.png") as image:
         assert image.width > 4 * 192 and image.height > 150
+
+
+def test_a_grid_of_a_network_that_hears_lines_shows_them(correct: Corrected, tmp_path: Path) -> None:
+    ringed(tmp_path / "rings.png")
+    sides, colored = [], []
+    for by in (corrector(), following()):
+        correct(tmp_path / "rings.png", by, grid=True)
+        with Image.open(tmp_path / "grid.png") as image:
+            sides.append(image.width)
+            levels = np.asarray(image.convert("RGB")).astype(int)
+        # the colour of a curve: green, yellow or red, one of them full
+        colored.append(int(((levels[..., 2] == 51) & (levels[..., :2].max(axis=2) == 255)).sum()))
+    assert sides[1] > sides[0] + 250
+    assert colored[0] < 5 and colored[1] > 500  # the flow's wheel may have the colour once
 
 
 # ---- what to work on ----------------------------------------------------------------------------------------------
@@ -309,6 +329,30 @@ def test_the_command_tells_results_and_reasons_as_json(tmp_path: Path, monkeypat
     assert (tmp_path / "out/a_corrected.png").exists()
     again = CliRunner().invoke(app, words[:-1])
     assert "2 photos skipped: results exist" in again.stdout
+
+
+def test_the_command_says_how_sure_lines_are_and_follows_them_as_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import typer
+
+    from mlkit.tasks.lens.infer_options import infer
+
+    monkeypatch.setattr(corrector_module, "open_corrector", lambda *_, **__: following())
+    ringed(tmp_path / "rings.png")
+    app = typer.Typer()
+    app.command()(infer)
+
+    def told(*words: str) -> dict[str, Any]:
+        done = CliRunner().invoke(app, [str(tmp_path / "rings.png"), "--out", str(tmp_path / "out"), "--json", *words])
+        (result,) = json.loads(done.stdout)["results"]
+        return dict(result)
+
+    alone, followed = told(), told("--sure", "0", "--overwrite")
+    assert 0 < alone["sure"] < 0.7 and followed["sure"] == alone["sure"]
+    assert alone["largest_px"] < 0.01 < followed["largest_px"]
+    assert "do not tell the lens" in alone["notes"][0]
+    assert not any("do not tell the lens" in note for note in followed["notes"])
 
 
 def test_a_lens_at_identity_is_the_map_of_opencvs_remap_at_full_size() -> None:

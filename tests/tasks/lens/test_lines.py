@@ -110,6 +110,35 @@ def test_curves_that_no_lens_makes_straight_say_little() -> None:
     assert float(found.sure) < SURE
 
 
+@pytest.mark.parametrize(("number", "length"), [(1, 0.4), (2, 0.5), (3, 0.8)])
+def test_how_sure_is_the_share_of_likely_lenses_whose_maps_are_nearer(number: int, length: float) -> None:
+    """Beside maps of all pixels for lenses drawn at random from the prior, weighed by Cauchy's density in NumPy."""
+    rng = np.random.default_rng(number)
+    place, member = of_curves([line[:30] + rng.normal(0, 1e-3, (30, 2)) for line in bent_lines(rng, number)])
+    moment, count = moments(place, member)
+    weight = straightness_weight(torch.full((number,), length), count, member.sum(dim=1))
+    found = found_lens(moment, count, weight, FRAME, PIXEL)
+    draw = np.random.default_rng(9).normal(size=(40_000, 4))
+    bent = bends(torch.from_numpy(draw[:, :3]), moment, count).numpy()
+    width = np.sqrt((1e-3 * np.exp(draw[:, 3:])) ** 2 + (0.0565 * PIXEL) ** 2)
+    likely = ((width + bent**2 / width) ** -weight.numpy()).prod(axis=1)
+    share = likely / likely.sum()
+    y, x = np.meshgrid((np.arange(16) + 0.5) / 8 - 1, (np.arange(24) + 0.5) / 12 - 1, indexing="ij")
+    radius = np.hypot(x * float(FRAME[0]), y * float(FRAME[1])).ravel()
+
+    def moved(sizes: np.ndarray) -> np.ndarray:
+        grown = [sum(c * r ** (n + 1) for n, c in enumerate((sizes @ np.array(SHAPES)).T[..., None]))
+                 for r in (radius, np.array([float(FRAME.min())]))]  # fmt: skip
+        return radius * ((1 + grown[0]) / (1 + grown[1]) - 1)
+
+    lenses, answer = moved(draw[:, :3]), moved(found.sizes.numpy()[None])
+    nearer = np.abs(lenses - answer).mean(axis=1) < np.abs(lenses).mean(axis=1)
+    assert 1 / (share**2).sum() > 200, "too few lenses are heard to compare with"
+    assert float(found.sure) == pytest.approx(float(share @ nearer), abs=0.02)
+    np.testing.assert_allclose(found.sizes.numpy(), share @ draw[:, :3], atol=0.03)
+    assert 0.55 < float(found.sure) < 0.99
+
+
 def test_bends_are_those_of_undone_points_as_lengths_in_the_distorted_picture() -> None:
     place, member = of_curves(bent_lines(np.random.default_rng(4), 3))
     moment, count = moments(place, member)

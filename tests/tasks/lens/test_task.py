@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from lensfiles import SMALL, photograph
@@ -23,6 +24,7 @@ from mlkit.tasks.lens.inputs import said_by_lines
 from mlkit.tasks.lens.scores import bends, map_scores, picture_scores
 from mlkit.tasks.lens.settings import LensBuild
 from mlkit.tasks.lens.task import LensTask
+from running import Job, run
 
 
 def task(preset: str = "debug_smoke", **changes: Any) -> LensTask:
@@ -134,6 +136,19 @@ def test_every_stage_has_its_own_parts_and_takes_the_others_weights(dataset: Dat
     of_flow = {"flow_tv", "flow_mag", "flow_curv", "jacobian"}
     assert parts == [images, images | of_flow, images | of_flow]
     assert stages[2].settings.loss.jacobian == 2 * stages[1].settings.loss.jacobian
+
+
+def test_the_second_stage_changes_the_residual_head_alone(dataset: DatasetManifest, tmp_path: Path) -> None:
+    small = {"data.size": 64, "model.backbone": "tiny", "model.channels": 8, "model.head_channels": 16}
+    short = {"train.steps": 2, "train.batch_size": 4, "checkpoint.every": 1, "eval.max_samples": 1}
+    changes = small | short | {"model.reduce": 1, "model.sure": 0.0, "checkpoint.grid": False}
+    for preset, still in (("stage2_hybrid", ("backbone.", "parametric.")), ("stage3_finetune", ())):
+        folder = tmp_path / preset
+        assert run(Job("lens", dataset.folder, changes, preset=preset), folder)
+        before, after = (load_file(folder / f"ckpt-{step}/model.safetensors") for step in (1, 2))
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        assert any(name.startswith("residual.") for name in changed)
+        assert not any(name.startswith(still) for name in changed) if still else len(changed) > len(before) / 2
 
 
 # ---- panels and other sources -------------------------------------------------------------------------------------

@@ -111,25 +111,35 @@ class LensSource:
 
     def _view(self, index: int) -> dict[str, Tensor]:
         view, size = self._views[index], self.settings.size
-        profile = self._profiles[view.profile]
-        entry = self._photos[view.photo] if view.photo >= 0 else None
+        lens_view = self._lens_view(view, (size, size))
+        sample = _as_sample(list(self._seen(view, lens_view)), lens_view.frame, lens_view.profile, lens_view.centre)
+        return sample | self._heard.of(index, lambda: next(self.in_own_shape(index)), sample["frame"])
+
+    def in_own_shape(self, index: int) -> Iterator[Levels]:
+        """Yield the distorted picture of validation view `index`, then its target, as lines are looked for in them.
+
+        Each is [H, W, 3] in the shape of the camera's frame, its longer side that of the photograph or `LINES_PX`.
+        """
+        view = self._views[index]
+        entry, squeezed = self._entry(view), self._lens_view(view, (self.settings.size,) * 2)
+        longer = LINES_PX if entry is None else min(LINES_PX, int(_longer_px(entry, squeezed)))
+        sides = [max(1, round(longer * half / max(squeezed.frame))) for half in squeezed.frame]
+        yield from map(as_levels, self._seen(view, self._lens_view(view, (sides[1], sides[0]))))
+
+    def _entry(self, view: View) -> PhotoEntry | None:
+        return self._photos[view.photo] if view.photo >= 0 else None
+
+    def _lens_view(self, view: View, size: tuple[int, int]) -> _LensView:
+        """Return the places of a validation view's pixels at a size (H, W)."""
+        profile, entry = self._profiles[view.profile], self._entry(view)
         upright = entry is not None and entry.width < entry.height
-        shape = 1 / profile.aspect if upright else profile.aspect
-        lens_view = _LensView(profile, np.zeros(2), shape, (size, size))
-        sample = _as_sample(list(self._seen(view, lens_view)), lens_view.frame, profile, np.zeros(2))
-
-        def levels() -> Levels:
-            longer = LINES_PX if entry is None else min(LINES_PX, int(_longer_px(entry, lens_view)))
-            sides = [max(1, round(longer * half / max(lens_view.frame))) for half in lens_view.frame]
-            own_shape = _LensView(profile, np.zeros(2), shape, (sides[1], sides[0]))
-            return as_levels(next(self._seen(view, own_shape)))
-
-        return sample | self._heard.of(index, levels, sample["frame"])
+        return _LensView(profile, np.zeros(2), 1 / profile.aspect if upright else profile.aspect, size)
 
     def _seen(self, view: View, lens_view: _LensView) -> Iterator[Floats]:
         """Yield the distorted picture of a view, then its target."""
-        if view.photo >= 0:
-            return self._pictures(self._photos[view.photo], lens_view, None)
+        entry = self._entry(view)
+        if entry is not None:
+            return self._pictures(entry, lens_view, None)
         return _scene_pictures(draw_scene(generator(self._seed, "scene", view.number)), lens_view, None)
 
     def _pictures(self, entry: PhotoEntry, view: _LensView, rng: np.random.Generator | None) -> Iterator[Floats]:
