@@ -20,6 +20,7 @@ def test_hue_is_the_direction_and_white_stands_still() -> None:
     np.testing.assert_allclose(colors, expected, atol=1e-6)
     np.testing.assert_array_equal(flow_colors(np.zeros((2, 2, 2)), 1.0), 1.0)
     np.testing.assert_allclose(flow_colors(flow * 5, 1.0)[0], expected, atol=1e-6)  # beyond the largest: as vivid
+    assert flow_colors(flow * 1e-7, 1e-7).min() > 1 - 1 / 255, "roundings are no flow"
     half = flow_colors(flow / 2, 1.0)[0]
     np.testing.assert_allclose(half, (1 + np.array(expected)) / 2, atol=1e-6)
 

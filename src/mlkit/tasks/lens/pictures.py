@@ -14,6 +14,8 @@ from mlkit.imaging.grids import ColorScale, apply_scale
 
 Floats = NDArray[np.float32]
 
+_STILL = 1e-4  # half-diagonals: 0.06 px of a picture 1000 px wide
+
 
 def unsqueezed(image: Tensor, frame: Tensor) -> Floats:
     """Return a squeezed picture [3, S, S] in its own shape, its longer side S px, [H, W, 3] in [0, 1]."""
@@ -49,12 +51,13 @@ def with_curves(
 
 
 def flow_colors(flow: NDArray[np.floating], largest: float) -> Floats:
-    """Return a flow [H, W, 2] as colours: the hue is the direction, white stands still, `largest` is vivid.
+    """Return a flow [H, W, 2] in half-diagonals as colours: the hue is the direction, white stands still, `largest` is
+    vivid, unless that is so small that it shows roundings.
 
     Red points right, then by way of yellow-green, cyan and violet clockwise round, as y points down.
     """
     turn = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi) % 1.0
-    size = np.clip(np.hypot(flow[..., 0], flow[..., 1]) / max(largest, 1e-12), 0.0, 1.0)
+    size = np.clip(np.hypot(flow[..., 0], flow[..., 1]) / max(largest, _STILL), 0.0, 1.0)
     wheel = np.stack([np.abs((turn * 6 + offset) % 6 - 3) - 1 for offset in (0, 4, 2)], axis=-1).clip(0, 1)
     return np.asarray(1.0 - size[..., None] * (1.0 - wheel), np.float32)
 
