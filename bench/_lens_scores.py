@@ -135,9 +135,9 @@ def scored(ways: Mapping[str, tuple[Way, int]], data: DatasetManifest, batch_siz
             for place, at in enumerate(places):
                 if not source.sample_id(at).startswith("scene/"):  # these are straight
                     _, straight = source.in_own_shape(at)
-                    own = said_by_lines(straight, batch["frame"][place], SURE)["lines_params"][None]
+                    lens = said_by_lines(straight, batch["frame"][place], SURE)["lines_params"][None]
                     one = slice(place, place + 1)
-                    batch["both"][one] = with_own_lens(own, batch["profile"][one], batch["frame"][one], size)
+                    batch["both"][one] = with_own_lens(lens, batch["profile"][one], batch["frame"][one], size)
             for name, (way, of_size) in ways.items():
                 if of_size != size:
                     continue
