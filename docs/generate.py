@@ -530,7 +530,7 @@ def demosaic_results_block() -> str:
     return "\n".join([*table(head, rows), "", *_figures(found)])
 
 
-LENS_CARD = ("no correction,", "last stage", "photographs,", "scenes,", "chessboards,")
+LENS_PACKAGE = "the model in the package"
 LENS_IN_TABLE = ("photographs, EPE", "scenes, EPE", "scenes, own frame, EPE", "EPE but for scale", ", PSNR")
 
 
@@ -563,13 +563,24 @@ def lens_results_block() -> str:
 
 
 def lens_card_block() -> str:
-    """Return the errors without correction and with the model in the package, and what was judged, from lens.json."""
+    """Return what the model in the package reaches, and what there is without it, of bench/lens.py."""
     path = ROOT / "bench" / "results" / "lens.json"
     if not path.is_file():
         return "Not measured yet."
+    with path.with_suffix(".csv").open(encoding="utf-8", newline="") as handle:
+        scores = {(row["of"], row["way"]): row for row in csv.DictReader(handle)}
+    rows = []
+    for of in dict.fromkeys(of for of, _ in scores):
+        without, made = scores[of, "no correction"], scores[of, LENS_PACKAGE]
+        cells = [f"{float(one['epe_px']):.2f} px, {float(one['psnr']):.2f} dB" for one in (without, made)]
+        cells.append(f"{float(made['epe_px']) / float(without['epe_px']):.2f}")
+        cells.append(f"{float(made['negative_det_pct']):.0f} %")
+        rows.append((f"{of} ({made['pictures']})", *cells))
+    lines = table(("mean EPE at 1000 px width, PSNR", "without", "with", "share of the error left", "folded"), rows)
     found = json.loads(path.read_text(encoding="utf-8"))["figures"]
-    rows = [(name, _figure(one), _goal(one)) for name, one in found.items() if name.startswith(LENS_CARD)]
-    return "\n".join(table(("figure", "value", "goal"), rows))
+    ways = ("before", "OpenCV, calibrated with all boards", LENS_PACKAGE)
+    bends = [(way, _figure(found[f"chessboards, {way}, bend"])) for way in ways]
+    return "\n".join([*lines, "", *table(("chessboards of a real camera", "bend, mean and interval"), bends)])
 
 
 def lens_lines() -> dict[str, str]:
