@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -181,14 +182,23 @@ def write_experiment(path: Path | None, results: Mapping[str, Any]) -> None:
 def _head() -> dict[str, str]:
     """Return the command of this process, the commit, the date and the machine."""
     script = Path(sys.argv[0]).resolve().relative_to(ROOT).as_posix()
-    # of a folder elsewhere its own name is enough
-    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     return {
-        "command": shlex.join(["python", script, *words]),
+        "command": shlex.join(["python", script, *map(_without_folders, sys.argv[1:])]),
         "commit": commit(),
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
     }
+
+
+def _without_folders(word: str) -> str:
+    """Return a word of a command, "--data=/home/me/data" or "a=/x,/y" too, with absolute paths below the project's
+    folder relative to it, and of others their names."""
+    parts = re.split("([=,])", word)
+    for place, part in enumerate(parts):
+        path = Path(part)
+        if path.is_absolute():
+            parts[place] = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+    return "".join(parts)
 
 
 def commit() -> str:

@@ -6,13 +6,14 @@ Photographs that nothing here was trained on (CBSD68, McMaster18, Set14) and dra
 seen through lenses of lensfun's data base that are in no training part (`dataset build lens` with the same --seed and
 --val-share holds the same lenses out). The end-point error (EPE) is the mean distance to the true map in px of a
 picture 1000 px wide; the bend is how far lines lie off straight ones, which position and scale do not change. PSNR and
-SSIM are inside the valid area. Ways beside the checkpoints: no correction; the mean profile of the training lenses; the
-true profile, which is the bound: its PSNR is what interpolating twice leaves; the true shape at lensfun's usual scale,
-which is all that a picture can tell (of a lens on a camera with a smaller frame the scale is another, and no straight
-line shows it: "own frame" leaves those out); and straight lines without a network. Lines are found as `mlkit infer`
-finds them, in each picture at its own shape and size; "followed" counts those where they tell the lens surely enough.
-A photograph was itself taken through a lens, and may show things that are bent, which the true map does not hold; "with
-own" takes for the truth both, the profile and what lines surely say of the photograph before it is distorted.
+SSIM are inside the valid area. Ways beside the checkpoints: the model in the package; no correction; the mean profile
+of the training lenses; the true profile, which is the bound: its PSNR is what interpolating twice leaves; the true
+shape at lensfun's usual scale, which is all that a picture can tell (of a lens on a camera with a smaller frame the
+scale is another, and no straight line shows it: "own frame" leaves those out); and straight lines without a network.
+Lines are found as `mlkit infer` finds them, in each picture at its own shape and size; "followed" counts those where
+they tell the lens surely enough. A photograph was itself taken through a lens, and may show things that are bent, which
+the true map does not hold; "with own" takes for the truth both, the profile and what lines surely say of the photograph
+before it is distorted.
 
 A checkpoint is NAME=FOLDER; several folders of one name by commas are seeds, and its interval is over them. Stages are
 compared in the order in which they are given.
@@ -238,7 +239,7 @@ def main() -> int:
         name: [f"{name}{f' #{place}' if len(folders) > 1 else ''}" for place in range(len(folders))]
         for name, folders in stages.items()
     }
-    if has_package:
+    if has_package and PACKAGE not in opened:
         opened[PACKAGE] = open_corrector()
     for name, corrector in opened.items():
         if corrector.net.lines and corrector.net.sure != SURE:
@@ -275,7 +276,8 @@ def main() -> int:
     else:
         if options.boards.is_dir() and not options.smoke:
             firsts = {name: opened[ways[0]] for name, ways in by_stage.items()}  # of the first seed
-            firsts |= {PACKAGE: opened[PACKAGE]} if has_package else {}
+            if has_package:
+                firsts = {PACKAGE: opened[PACKAGE], **firsts}  # the last is drawn
             figures += boards(options.boards, firsts, options.picture)
         last = list(stages.values())[-1][-1] if stages else None
         figures += speed(options.smoke, last, 1 if options.smoke else options.rounds)

@@ -574,13 +574,14 @@ def lens_card_block() -> str:
         without, made = scores[of, "no correction"], scores[of, LENS_PACKAGE]
         cells = [f"{float(one['epe_px']):.2f} px, {float(one['psnr']):.2f} dB" for one in (without, made)]
         cells.append(f"{float(made['epe_px']) / float(without['epe_px']):.2f}")
-        cells.append(f"{float(made['negative_det_pct']):.0f} %")
+        cells.append(f"{float(made['negative_det_pct']):.2g} %")
         rows.append((f"{of} ({made['pictures']})", *cells))
     lines = table(("mean EPE at 1000 px width, PSNR", "without", "with", "share of the error left", "folded"), rows)
     found = json.loads(path.read_text(encoding="utf-8"))["figures"]
     ways = ("before", "OpenCV, calibrated with all boards", LENS_PACKAGE)
-    bends = [(way, _figure(found[f"chessboards, {way}, bend"])) for way in ways]
-    return "\n".join([*lines, "", *table(("chessboards of a real camera", "bend, mean and interval"), bends)])
+    bends = [(way, _figure(found[name])) for way in ways if (name := f"chessboards, {way}, bend") in found]
+    boards = table(("chessboards of a real camera", "bend, mean and interval"), bends) if bends else []
+    return "\n".join([*lines, "", *boards])
 
 
 def lens_lines() -> dict[str, str]:

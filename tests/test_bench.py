@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -99,7 +100,8 @@ def test_smoke_runs_and_prints_its_ratios(script: str, tmp_path: Path, request: 
         assert re.search(pattern, done.stdout, re.MULTILINE), f"{pattern}\nnot in\n{done.stdout}"
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["bench"] == script
-    assert result["command"].startswith(f"python bench/{script}.py --smoke")
+    assert result["command"].startswith(f"python bench/{script}.py --smoke --json result.json")
+    assert str(tmp_path.parent) not in result["command"]
     assert set(result) == {"bench", "command", "commit", "date", "machine", "figures"}
     assert result["figures"]
     for figure in result["figures"].values():
@@ -172,3 +174,17 @@ def test_a_photographs_own_lens_and_the_profile_are_undone_together(monkeypatch:
     made = with_own_lens(own, profile, frame, 24)
     back = undistorted_points(own, profile_undistorted(profile, made * frame[:, None, None]))
     torch.testing.assert_close(back.float(), identity_grid(24, 24)[None] * frame[:, None, None], atol=1e-5, rtol=0)
+
+
+def test_a_recorded_command_has_no_folder_of_this_machine_and_can_be_given_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    from _common import _head  # type: ignore[import-not-found]
+
+    script, inside = str(BENCH / "lens.py"), str(BENCH / "results" / "a.json")
+    monkeypatch.setattr(
+        sys, "argv", [script, "--json", inside, "--checkpoint", "stage 1=/home/me/a,runs/b", "--x=/y/z"]
+    )
+    expected = ["--json", "bench/results/a.json", "--checkpoint", "stage 1=a,runs/b", "--x=z"]
+    assert shlex.split(_head()["command"]) == ["python", "bench/lens.py", *expected]

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from mlkit.errors import SettingsError
 from mlkit.tasks.lens.backbones import load_imagenet, with_coordinates
-from mlkit.tasks.lens.geometry import IDENTITY, NAMES, frame_of, identity_grid
+from mlkit.tasks.lens.geometry import IDENTITY, NAMES, distorted_points, frame_of, identity_grid
+from mlkit.tasks.lens.lines import NUM_FACTS
 from mlkit.tasks.lens.model import LensNet, bounds, build_net, maps_of, saturated
 from mlkit.tasks.lens.settings import LensModel
 
@@ -58,6 +59,29 @@ def test_a_parameter_at_its_bound_still_learns() -> None:
     model(*given())["params"][:, 0].sum().backward()
     assert model.parametric.last.bias.grad is not None
     assert float(model.parametric.last.bias.grad[0]) > 1e-3
+
+
+def test_lines_out_of_range_are_followed_as_lines_that_lie_within() -> None:
+    """Of three pictures one lens is within, one has too large a k3, one too small a scale: what is followed moves
+    places nearly as asked, which cut parameters do not."""
+    model = net(lines=True)
+    assert model.parametric.gate is not None
+    with torch.no_grad():
+        model.parametric.gate.bias.fill_(9.0)
+    image, frame = given(3)
+    asked = torch.tensor([IDENTITY] * 3)
+    asked[:, :3] = torch.tensor([[-0.1, 0.02, 0.0], [0.14, -0.245, 0.209], [-0.25, 0.08, 0.0]])
+    asked[2, NAMES.index("scale")] = 0.87
+    made = model(image, frame, (asked, torch.zeros(3, NUM_FACTS)))["params"].detach()
+    low, high = (torch.tensor(side) for side in zip(*bounds(LensModel()), strict=True))
+    assert bool(((made >= low) & (made <= high)).all())
+    assert torch.allclose(made[0], asked[0], atol=1e-5)
+    places = torch.stack((torch.linspace(0.05, 1.0, 40), torch.zeros(40)), dim=-1).expand(3, -1, -1)
+    aim = distorted_points(asked, places)
+    missed, cut = (
+        (distorted_points(some, places) - aim).norm(dim=-1).mean(dim=1) for some in (made, asked.clamp(low, high))
+    )
+    assert bool((missed[1:] < 0.5 * cut[1:]).all())
 
 
 def test_only_the_images_at_a_bound_are_counted() -> None:

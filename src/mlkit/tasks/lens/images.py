@@ -11,7 +11,7 @@ import numpy as np
 from mlkit.errors import DataError
 from mlkit.imaging.images import open_image
 from mlkit.imaging.resize import resize_to_multiple
-from mlkit.tasks.lens.inputs import HeardOnce, as_levels, as_network_input, refuse_tiny
+from mlkit.tasks.lens.inputs import as_levels, as_network_input, refuse_tiny, said_by_lines
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,8 +38,7 @@ class ImagesSource:
             raise DataError(f"upscale {upscale} is of no use here: a correction keeps the size; leave it at 1")
         if fit_multiple < 1:
             raise DataError(f"fit multiple {fit_multiple} must be 1 or more")
-        self._paths, self._size, self._multiple = list(paths), size, fit_multiple
-        self._heard = HeardOnce(sure)
+        self._paths, self._size, self._sure, self._multiple = list(paths), size, sure, fit_multiple
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -59,7 +58,7 @@ class ImagesSource:
         levels = as_levels(resize_to_multiple(pixels, self._multiple))
         frame = torch.tensor(frame_of(*levels.shape[:2]), dtype=torch.float32)
         sample = {"image": as_network_input(levels, self._size), "frame": frame}
-        return sample | self._heard.of(index, lambda: levels, frame)
+        return sample if self._sure is None else sample | said_by_lines(levels, frame, self._sure)
 
     def sample_id(self, index: int) -> str:
         """Return the file's name without its folder."""

@@ -228,7 +228,7 @@ def forward_parameters(sizes: Tensor, frame: Tensor) -> Tensor:
 
 def within(params: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Return lens parameters [8] that move places as nearly as can be as the given ones do and lie from `low` to
-    `high` [8], by bounded least squares (Branch, Coleman and Li 1999); only k1, k2, k3 and the scale are looked at."""
+    `high` [8], by bounded least squares (Branch, Coleman and Li 1999); radial ones and the scale alone, in and out."""
     from scipy.optimize import least_squares
 
     index = [*range(3), NAMES.index("scale")]
