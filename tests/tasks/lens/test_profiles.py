@@ -108,6 +108,8 @@ def test_lensfuns_own_words_do_not_reach_the_terminal(capfd: pytest.CaptureFixtu
 
 
 def test_a_lens_that_is_not_there_is_told() -> None:
+    with pytest.raises(DataError, match=r"contains 'nikonn' \(did you mean 'Nikon'\?\); it has 1,\d\d\d lenses"):
+        database_profiles("nikonn", seed=0)
     with pytest.raises(DataError, match=r"no lens of lensfun's data base contains 'Cannon EF 17-40'.* lenses"):
         database_profiles("Cannon EF 17-40", seed=0)
 

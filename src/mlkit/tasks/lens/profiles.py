@@ -160,7 +160,7 @@ def _all_profiles(lensfunpy: Any, wanted: str, seed: int) -> tuple[list[Profile]
     named = [lens for lens in lenses if wanted.lower() in _named(lens).lower()]
     if not named:
         names = sorted({_named(lens) for lens in lenses})
-        near = did_you_mean(wanted, names)
+        near = did_you_mean(wanted, [*sorted({lens.maker for lens in lenses}), *names])
         raise DataError(f"no lens of lensfun's data base contains '{wanted}'{near}; it has {len(names):,} lenses")
     profiles: list[Profile] = []
     left_out = 0
